@@ -24,3 +24,6 @@ pub mod allocator;
 
 /// The only wall clock, timer and sleep.
 pub mod clock;
+
+/// The only fsync, rename and directory lock.
+pub mod durable_fs;
