@@ -27,3 +27,6 @@ pub mod clock;
 
 /// The only fsync, rename and directory lock.
 pub mod durable_fs;
+
+/// One audit event: raw bytes, origin, position, id, lazy fields.
+pub mod event;
