@@ -30,3 +30,6 @@ pub mod durable_fs;
 
 /// One audit event: raw bytes, origin, position, id, lazy fields.
 pub mod event;
+
+/// Where one event ends.
+pub mod framing;
