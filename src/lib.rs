@@ -31,5 +31,8 @@ pub mod durable_fs;
 /// One audit event: raw bytes, origin, position, id, lazy fields.
 pub mod event;
 
+/// TOML with spans, typed sections, diagnostics, secrets.
+pub mod config;
+
 /// Where one event ends.
 pub mod framing;
