@@ -34,5 +34,8 @@ pub mod event;
 /// TOML with spans, typed sections, diagnostics, secrets.
 pub mod config;
 
+/// Metric names, the log, the status document.
+pub mod telemetry;
+
 /// Where one event ends.
 pub mod framing;
