@@ -39,3 +39,6 @@ pub mod telemetry;
 
 /// Where one event ends.
 pub mod framing;
+
+/// The durable spool: segments, cursors, quarantine; opaque bytes only.
+pub mod spool;
