@@ -42,3 +42,6 @@ pub mod framing;
 
 /// The durable spool: segments, cursors, quarantine; opaque bytes only.
 pub mod spool;
+
+/// The audit log across rotations, and standard input.
+pub mod sources;
