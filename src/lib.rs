@@ -40,6 +40,9 @@ pub mod telemetry;
 /// Where one event ends.
 pub mod framing;
 
+/// HTTP client and server, TLS.
+pub mod net;
+
 /// The durable spool: segments, cursors, quarantine; opaque bytes only.
 pub mod spool;
 
