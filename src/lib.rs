@@ -48,3 +48,6 @@ pub mod spool;
 
 /// The audit log across rotations, and standard input.
 pub mod sources;
+
+/// One attempt at one batch.
+pub mod sinks;
