@@ -51,3 +51,6 @@ pub mod sources;
 
 /// One attempt at one batch.
 pub mod sinks;
+
+/// Batches, retries, dead letters, cursors: one worker per sink.
+pub mod delivery;
