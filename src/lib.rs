@@ -54,3 +54,6 @@ pub mod sinks;
 
 /// Batches, retries, dead letters, cursors: one worker per sink.
 pub mod delivery;
+
+/// The admin listener.
+pub mod admin;
