@@ -57,3 +57,6 @@ pub mod delivery;
 
 /// The admin listener.
 pub mod admin;
+
+/// Configuration to running parts; the only place that knows every kind.
+pub mod pipeline;
