@@ -60,3 +60,6 @@ pub mod admin;
 
 /// Configuration to running parts; the only place that knows every kind.
 pub mod pipeline;
+
+/// Commands, standard output, exit codes.
+pub mod cli;
