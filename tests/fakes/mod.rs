@@ -1,0 +1,10 @@
+//! Destinations in this process that answer as the real ones were seen to answer, and that can fail on demand.
+
+/// HTTP/1.1 over TCP or TLS, with answers that break off.
+pub(crate) mod http_server;
+
+/// Certificates of a test's own authority.
+pub(crate) mod certificates;
+
+/// Elasticsearch and OpenSearch.
+pub(crate) mod elasticsearch;

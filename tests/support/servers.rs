@@ -1,0 +1,145 @@
+//! Real servers, started by the tests themselves (`tests/servers/`), each once for a test run and only when a test asks
+//! for it. Where one cannot be had (no Java, no Maven, no network) a test says so loudly and is skipped: on standard
+//! output, and in the file that `AUDITSHIP_SKIPS` names, so that a green run shows what it did not run.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use super::http::Http;
+
+/// The script's exit code for "cannot be had here".
+const ABSENT: i32 = 3;
+
+/// A running server. It lives as long as this process: the script ends it when its standard input does.
+pub(crate) struct Server {
+    /// Where it is.
+    pub(crate) url: String,
+    /// Its directory; `certs` below it where it speaks TLS.
+    pub(crate) dir: PathBuf,
+    _process: Child,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    /// Logged in with this basic authorization where the server wants one.
+    pub(crate) fn http(&self, user_password_base64: Option<&str>) -> Http {
+        let tls = self.url.starts_with("https");
+        Http {
+            url: self.url.clone(),
+            ca: tls.then(|| self.dir.join("certs/ca.crt")),
+            authorization: user_password_base64.map(|encoded| format!("Basic {encoded}")),
+        }
+    }
+}
+
+/// `admin:admin-secret`.
+pub(crate) const ADMIN: &str = "YWRtaW46YWRtaW4tc2VjcmV0";
+
+/// `Ok` or why it cannot be had.
+type Had = Result<Server, String>;
+
+static OPENSEARCH: LazyLock<Had> =
+    LazyLock::new(|| start("opensearch", &[], &["http.max_content_length=2mb"]));
+static OPENSEARCH_SECURE: LazyLock<Had> = LazyLock::new(|| start("opensearch", &["--secure"], &[]));
+static ELASTICSEARCH: LazyLock<Had> = LazyLock::new(|| start("elasticsearch", &[], &[]));
+
+/// OpenSearch 3.7.0, plain and open, with a limit of 2 MiB on a request.
+pub(crate) fn opensearch(test: &str) -> Option<&'static Server> {
+    or_skip(&OPENSEARCH, test)
+}
+
+/// OpenSearch 2.19.3 with its security plugin.
+pub(crate) fn opensearch_secure(test: &str) -> Option<&'static Server> {
+    or_skip(&OPENSEARCH_SECURE, test)
+}
+
+/// Elasticsearch 8.17.4 with its security feature.
+pub(crate) fn elasticsearch(test: &str) -> Option<&'static Server> {
+    or_skip(&ELASTICSEARCH, test)
+}
+
+fn or_skip(had: &'static Had, test: &str) -> Option<&'static Server> {
+    match had {
+        Ok(server) => Some(server),
+        Err(why) => {
+            skip(test, why);
+            None
+        }
+    }
+}
+
+/// Says that a test was not run, and why.
+pub(crate) fn skip(test: &str, why: &str) {
+    let line = format!("SKIPPED {test}: {why}\n");
+    // Not `println!`: the test harness captures that of a test that passes.
+    std::io::stdout()
+        .write_all(line.as_bytes())
+        .expect("standard output");
+    if let Some(path) = std::env::var_os("AUDITSHIP_SKIPS") {
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("AUDITSHIP_SKIPS names a file");
+        file.write_all(line.as_bytes()).expect("append");
+    }
+}
+
+fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/servers")
+        .join(script);
+    let fetched = Command::new(&path)
+        .args(options)
+        .arg("fetch")
+        .stdin(Stdio::null())
+        .output();
+    let fetched = fetched.map_err(|error| format!("{}: {error}", path.display()))?;
+    if !fetched.status.success() {
+        let said = String::from_utf8_lossy(&fetched.stderr).trim().to_owned();
+        assert_eq!(
+            fetched.status.code(),
+            Some(ABSENT),
+            "fetching {script} failed: {said}"
+        );
+        return Err(said);
+    }
+    let dir = tempfile::Builder::new()
+        .prefix("auditship-server-")
+        .tempdir()
+        .expect("a temporary directory");
+    let mut process = Command::new(&path)
+        .args(options)
+        .arg("run")
+        .arg(dir.path())
+        .args(settings)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(dir.path().join("script-stderr")).expect("create"))
+        .spawn()
+        .expect("the script was run a moment ago");
+    let mut url = String::new();
+    let stdout = process.stdout.take().expect("piped");
+    BufReader::new(stdout)
+        .read_line(&mut url)
+        .expect("read the script's output");
+    if url.is_empty() {
+        let status = process.wait().expect("it can be waited for");
+        let said = fs::read_to_string(dir.path().join("script-stderr")).unwrap_or_default();
+        assert_eq!(
+            status.code(),
+            Some(ABSENT),
+            "{script} did not start: {said}"
+        );
+        return Err(said.trim().to_owned());
+    }
+    Ok(Server {
+        url: url.trim().to_owned(),
+        dir: dir.path().to_owned(),
+        _process: process,
+        _dir: dir,
+    })
+}
