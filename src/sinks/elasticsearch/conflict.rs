@@ -262,10 +262,13 @@ async fn newest_by_search(attempt: &Attempt<'_>, name: &str) -> Result<Vec<Strin
         200 => {
             let answer: Answer = serde_json::from_slice(&answer.body)
                 .map_err(|_| verdict::again(format!("{DOING}: the answer cannot be understood")))?;
-            let buckets = answer
-                .aggregations
-                .map(|a| a.indices.buckets)
-                .unwrap_or_default();
+            // An answer that names no indices is not one that says there are none.
+            let Some(found) = answer.aggregations else {
+                return Err(verdict::again(format!(
+                    "{DOING}: the answer names no indices"
+                )));
+            };
+            let buckets = found.indices.buckets;
             Ok(buckets.into_iter().map(|bucket| bucket.key).collect())
         }
         404 => Ok(Vec::new()),
