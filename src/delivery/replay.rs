@@ -62,6 +62,7 @@ async fn send_once(
         records: vec![record],
         form,
         in_doubt,
+        ..Batch::default()
     });
     let Some(outcome) = clock::timeout(limit, sink.send(batch)).await else {
         let reason = format!("no answer within {} s", limit.as_secs());

@@ -2,11 +2,11 @@
 
 pub mod http_server;
 
-#[cfg(feature = "elasticsearch")]
+#[cfg(feature = "http")]
 pub mod http_client;
 
-#[cfg(feature = "elasticsearch")]
+#[cfg(feature = "http")]
 pub mod certificate;
 
-#[cfg(feature = "elasticsearch")]
+#[cfg(feature = "http")]
 pub mod tls;

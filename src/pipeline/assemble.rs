@@ -131,7 +131,7 @@ pub fn start(
         gaps: Arc::new(SinkGaps::new(Arc::clone(&inbox))),
         wake: wake_intake(&inbox),
     };
-    let specs = specs(settings, how, &clock, &fs)?;
+    let specs = specs(settings, how, &spool.reader().report().id, &clock, &fs)?;
     let delivery = Arc::new(Delivery::start(specs, &shared, runtime)?);
     let state = Arc::new(Mutex::new(IntakeState {
         origins: ledger.origins().iter().map(OriginFacts::of).collect(),
@@ -252,6 +252,7 @@ fn rereaders(sources: &Sources, ledger: &Ledger) -> Arc<Rereaders> {
 fn specs(
     settings: &Settings,
     how: &Start,
+    spool: &str,
     clock: &Arc<dyn Clock>,
     fs: &Arc<dyn DurableFs>,
 ) -> Result<Vec<SinkSpec>, StartError> {
@@ -260,7 +261,9 @@ fn specs(
         Work::Follow | Work::Once => true,
     };
     let sinks = settings.sinks.iter().filter(wanted);
-    sinks.map(|sink| spec(settings, sink, clock, fs)).collect()
+    sinks
+        .map(|sink| spec(settings, sink, spool, clock, fs))
+        .collect()
 }
 
 /// Tells the intake that segments may be free now.
@@ -377,9 +380,13 @@ fn build_sources(
     Ok((sources, Ledger::new(origins)))
 }
 
+/// Stands for the spool's id where a sink is made without a spool, for a look at it or its destination.
+const NO_SPOOL: &str = "00000000";
+
 fn context(
     settings: &Settings,
     sink: &SinkSettings,
+    spool: &str,
     clock: &Arc<dyn Clock>,
     fs: &Arc<dyn DurableFs>,
 ) -> SinkContext {
@@ -390,6 +397,7 @@ fn context(
         timeout: sink.timeout,
         proxy: sink.proxy.clone(),
         batch_bytes: sink.batch_bytes,
+        spool: spool.to_owned(),
         clock: Arc::clone(clock),
         fs: Arc::clone(fs),
         state_dir: StateDir::new(&settings.agent.state_dir).sink(&sink.name),
@@ -399,10 +407,11 @@ fn context(
 fn build(
     settings: &Settings,
     sink: &SinkSettings,
+    spool: &str,
     clock: &Arc<dyn Clock>,
     fs: &Arc<dyn DurableFs>,
 ) -> Result<Arc<dyn Sink>, StartError> {
-    let context = context(settings, sink, clock, fs);
+    let context = context(settings, sink, spool, clock, fs);
     sink.config
         .build(&context)
         .map_err(|error| StartError::Sink {
@@ -414,12 +423,13 @@ fn build(
 fn spec(
     settings: &Settings,
     sink: &SinkSettings,
+    spool: &str,
     clock: &Arc<dyn Clock>,
     fs: &Arc<dyn DurableFs>,
 ) -> Result<SinkSpec, StartError> {
     Ok(SinkSpec {
         name: sink.name.clone(),
-        sink: build(settings, sink, clock, fs)?,
+        sink: build(settings, sink, spool, clock, fs)?,
         from_now: sink.from_now,
         required: sink.required,
         batch_bytes: sink.batch_bytes,
@@ -439,7 +449,7 @@ pub fn build_problems(
     settings
         .sinks
         .iter()
-        .filter_map(|sink| build(settings, sink, clock, fs).err())
+        .filter_map(|sink| build(settings, sink, NO_SPOOL, clock, fs).err())
         .collect()
 }
 
@@ -452,7 +462,7 @@ pub async fn connect(
 ) -> Vec<(String, Result<Vec<String>, String>)> {
     let mut seen = Vec::with_capacity(settings.sinks.len());
     for sink in &settings.sinks {
-        let context = context(settings, sink, clock, fs);
+        let context = context(settings, sink, NO_SPOOL, clock, fs);
         seen.push((
             sink.name.clone(),
             sink.config.connect(&context, setup).await,

@@ -75,6 +75,11 @@ pub struct Defaults {
     pub concurrency_max: usize,
     /// Whether it uses the network: `proxy` means something then.
     pub network: bool,
+    /// `batch.wait` is always waited for a batch to fill, not only while others are in flight.
+    pub waits: bool,
+    /// A batch is sealed before its first send: its records, target and hash are written down, and after a crash the
+    /// same batch is sent again.
+    pub sealed: bool,
 }
 
 /// A sink's configuration, read and valid, not yet built.
@@ -117,6 +122,8 @@ pub struct SinkContext {
     pub proxy: Option<String>,
     /// `batch.bytes`.
     pub batch_bytes: u64,
+    /// The id of the spool, 8 hex digits: a lost state directory never meets the names of an earlier one.
+    pub spool: String,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// For small durable state of its own, and for the file sink's files.
@@ -148,6 +155,29 @@ pub trait Sink: Send + Sync {
     /// Encoded bytes of one record before compression, for cutting batches. An estimate from above.
     fn weigh(&self, record: &Record) -> u64;
 
+    /// Records with different keys never share a batch (design R2). Empty where all may.
+    fn batch_key(&self, _record: &Record) -> BatchKey {
+        BatchKey::default()
+    }
+
+    /// Begins the body of a batch that is too large to be held as records: it is built while the batch fills, and
+    /// `batch.bytes` is about its finished size. `None`: the batch holds its records.
+    fn begin_body(&self) -> Option<Box<dyn BodyBuilder>> {
+        None
+    }
+
+    /// What is to be written down about a batch before its first send, for kinds that are [`Defaults::sealed`]. Pure;
+    /// called where it may take its time.
+    fn seal(&self, _batch: &Batch) -> Option<Seal> {
+        None
+    }
+
+    /// Whether the destination holds the batch of a seal that can no longer be made, because encoder or settings are
+    /// others now (design R7).
+    fn look_up<'a>(&'a self, _seal: &'a Seal) -> BoxFuture<'a, Result<Holds, Outcome>> {
+        Box::pin(async { Ok(Holds::Unknown) })
+    }
+
     /// Whether the secrets it was built with have changed since; a stopped sink then probes at once.
     fn secrets_changed(&self) -> bool {
         false
@@ -162,8 +192,10 @@ pub trait Sink: Send + Sync {
 /// What `open` found at the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
-    /// The last record that the destination says it holds, where it can tell (a marker).
+    /// The last record up to which the destination says it holds all, where it can tell (a marker).
     pub confirmed_to: Option<u64>,
+    /// Records below that which it does not hold, as inclusive ranges, ascending.
+    pub holes: Vec<(u64, u64)>,
     /// Things to tell the operator, each an alarm (file: "is shorter than what was confirmed").
     pub alarms: Vec<Alarm>,
 }
@@ -177,15 +209,75 @@ pub struct Alarm {
     pub message: String,
 }
 
-/// Records for one sink, in record order inside a range.
-#[derive(Debug)]
+/// What keeps batches apart: source, labels or path where those vary; else empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchKey(pub Vec<u8>);
+
+/// Records for one sink with one batch key, in record order inside a range.
+#[derive(Debug, Default)]
 pub struct Batch {
-    /// Never empty.
+    /// Empty only where there is a `body`.
     pub records: Vec<Record>,
+    /// What the sink's [`BodyBuilder`] made of them.
+    pub body: Option<BuiltBody>,
     /// How to encode them.
     pub form: Form,
     /// Some of these may be stored already, from an attempt whose end was not seen.
     pub in_doubt: bool,
+    /// As it was written down.
+    pub seal: Option<Seal>,
+    /// Records from the durable cursor to the end of this batch that are neither in it nor stored (dead letters,
+    /// gaps, records that wait), as inclusive ranges, ascending: what a marker must not claim.
+    pub holes: Vec<(u64, u64)>,
+}
+
+/// Builds a body record by record, in order.
+pub trait BodyBuilder: Send {
+    /// Adds a record. An error is about reading an oversize one; the body is of no use then.
+    fn push(&mut self, record: &Record) -> std::io::Result<()>;
+
+    /// Bytes that the body would have if it ended now, give or take what the compressor still holds.
+    fn bytes(&self) -> u64;
+
+    /// Ends it.
+    fn finish(self: Box<Self>) -> std::io::Result<BuiltBody>;
+}
+
+/// A body that only the sink that built it can read.
+#[derive(Clone)]
+pub struct BuiltBody(pub Arc<dyn std::any::Any + Send + Sync>);
+
+impl std::fmt::Debug for BuiltBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BuiltBody")
+    }
+}
+
+/// A batch as it was written down before its first send, beside its record numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Where it goes, in the sink's own words, at most [`Seal::TARGET_MAX`] bytes: bucket and key, labels.
+    pub target: Vec<u8>,
+    /// Of the encoder's version and of every setting that decides the bytes.
+    pub encoder: [u8; 16],
+    /// SHA-256 of the body before compression.
+    pub sha256: [u8; 32],
+}
+
+impl Seal {
+    /// Longest `target`.
+    pub const TARGET_MAX: usize = 1536;
+}
+
+/// What a destination says about a sealed batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It holds it, byte for byte.
+    Yes,
+    /// It does not.
+    No,
+    /// It cannot tell: the batch is sent anew.
+    Unknown,
 }
 
 /// How records are encoded.
@@ -329,4 +421,7 @@ pub enum RejectionKind {
     TooLarge,
     /// Refused.
     Refused,
+    /// Beyond a limit of the destination that the sink knows, found before anything was sent. About the event alone:
+    /// it says nothing about the destination, and is a dead letter at once.
+    KnownLimit,
 }

@@ -249,6 +249,7 @@ impl Bench {
             timeout,
             proxy: None,
             batch_bytes: 5 << 20,
+            spool: "00c0ffee".to_owned(),
             clock: Arc::new(SystemClock::new()),
             fs: Arc::new(SystemFs),
             state_dir: dir.path().join("state/sinks/search"),
@@ -296,6 +297,7 @@ impl Bench {
             records,
             form: Form::Normal,
             in_doubt: false,
+            ..Batch::default()
         })
     }
 
@@ -305,6 +307,7 @@ impl Bench {
             records,
             form: Form::Normal,
             in_doubt: true,
+            ..Batch::default()
         })
     }
 
@@ -314,6 +317,7 @@ impl Bench {
             records,
             form: Form::Fallback,
             in_doubt: false,
+            ..Batch::default()
         })
     }
 
@@ -328,6 +332,7 @@ impl Bench {
                         records,
                         form: Form::Normal,
                         in_doubt: false,
+                        ..Batch::default()
                     }))
                     .await
                 });

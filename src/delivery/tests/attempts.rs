@@ -230,7 +230,7 @@ async fn what_the_destination_confirms_at_open_is_not_sent_again() {
     let rig = Rig::new();
     rig.sink.opens.lock().unwrap().push_back(Ok(Opened {
         confirmed_to: Some(2),
-        alarms: Vec::new(),
+        ..Opened::default()
     }));
     rig.spool.append(5);
     let delivery = rig.start();

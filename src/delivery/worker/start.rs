@@ -147,6 +147,7 @@ impl Worker {
             records: cut.records,
             form: task.form,
             in_doubt: task.in_doubt,
+            ..Batch::default()
         });
         let (sink, clock, limit) = (
             Arc::clone(&self.spec.sink),

@@ -52,6 +52,8 @@ pub static KIND: SinkKind = SinkKind {
         concurrency: 4,
         concurrency_max: 16,
         network: true,
+        waits: false,
+        sealed: false,
     },
     read: |section| Some(Box::new(Config(Arc::new(Settings::read(section)?)))),
 };
@@ -332,8 +334,8 @@ impl Sink for Elasticsearch {
                 .into_iter()
                 .collect();
             Ok(Opened {
-                confirmed_to: None,
                 alarms,
+                ..Opened::default()
             })
         })
     }

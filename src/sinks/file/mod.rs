@@ -36,6 +36,8 @@ pub static KIND: SinkKind = SinkKind {
         concurrency: 1,
         concurrency_max: 1,
         network: false,
+        waits: false,
+        sealed: false,
     },
     read,
 };

@@ -142,8 +142,7 @@ impl Agent {
             let records = (self.cursor..last).map(numbered).collect();
             match self.writer.send(&Batch {
                 records,
-                form: Default::default(),
-                in_doubt: false,
+                ..Batch::default()
             }) {
                 Outcome::Delivered {
                     mark,
@@ -357,8 +356,7 @@ fn the_first_write_to_a_file_waits_for_its_mark() {
     agent.open().expect("open");
     let batch = Batch {
         records: vec![numbered(0)],
-        form: Default::default(),
-        in_doubt: false,
+        ..Batch::default()
     };
     assert!(matches!(
         agent.writer.send(&batch),

@@ -107,8 +107,8 @@ impl Writer {
             self.place = Some(self.find(mark)?);
         }
         Ok(Opened {
-            confirmed_to: None,
             alarms: std::mem::take(&mut self.alarms),
+            ..Opened::default()
         })
     }
 

@@ -32,6 +32,8 @@ pub static KIND: SinkKind = SinkKind {
         concurrency: 1,
         concurrency_max: 1,
         network: false,
+        waits: false,
+        sealed: false,
     },
     read,
 };
@@ -218,8 +220,7 @@ mod tests {
         });
         let batch = Batch {
             records: records.collect(),
-            form: Default::default(),
-            in_doubt: false,
+            ..Batch::default()
         };
         let outcome = sink.send(Arc::new(batch)).await;
         drop(sink);
