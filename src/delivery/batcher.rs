@@ -5,6 +5,7 @@
 //! none that is wanted is left out in between; an oversize record is alone in its batch; a damaged range is put back
 //! from the source where that can be done, and else reported, never skipped in silence.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,11 +13,15 @@ use tokio::sync::watch;
 
 use super::Rebuild;
 use super::numbers::Numbers;
+use super::seal::RANGES_MAX;
 use crate::clock::Micros;
 use crate::event::encoding::{RecordHead, Span};
 use crate::event::{Generation, Origin};
-use crate::sinks::{Body, Pieces, Record, Sink};
+use crate::sinks::{BatchKey, Body, BodyBuilder, Pieces, Record, Sink};
 use crate::spool::{Block, PieceRef, ReadError, Reader, record};
+
+/// Batches that fill side by side (design R2): a ninth key closes the oldest.
+const OPEN_MAX: usize = 8;
 
 /// The spool as delivery reads it.
 pub trait Blocks: Send + Sync {
@@ -63,17 +68,51 @@ pub struct Limits {
     pub events: u64,
 }
 
+impl Limits {
+    /// For a batch that was cut before.
+    pub const NONE: Limits = Limits {
+        bytes: u64::MAX,
+        events: u64::MAX,
+    };
+}
+
 /// A batch that is being filled.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Cut {
-    /// In order.
+    /// What all its records have in common.
+    pub key: BatchKey,
+    /// Which they are.
+    pub numbers: Numbers,
+    /// In order; none where the sink builds the body.
     pub records: Vec<Record>,
-    /// Their encoded bytes, as the sink weighs them.
+    /// The body where the sink builds it.
+    pub body: Option<Box<dyn BodyBuilder>>,
+    /// Its encoded bytes, as the sink weighs them.
     pub bytes: u64,
     /// Nothing more goes in.
     pub full: bool,
     /// Why reading ended before everything that was wanted was read.
     pub trouble: Option<Trouble>,
+}
+
+/// Batches that fill side by side, one per batch key.
+#[derive(Default)]
+pub struct Spread {
+    /// In the order in which their first records came.
+    pub cuts: Vec<Cut>,
+    /// Everything below was put into one of them.
+    pub next: u64,
+    /// Why reading ended before everything that was wanted was read.
+    pub trouble: Option<Trouble>,
+}
+
+/// What became of one record on its way into a batch.
+enum Taken {
+    Yes,
+    /// Not for this batch.
+    No,
+    /// There is no room: reading ends before it.
+    End,
 }
 
 /// Why the records behind a [`Cut`] could not be had.
@@ -101,32 +140,82 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Goes on filling `cut` with the wanted records, from the lowest on, until it is full, nothing is left, or
-    /// reading gets into trouble.
+    /// Goes on filling `cut` with those of the wanted records that have its key, from the lowest on, until it is full,
+    /// nothing is left, or reading gets into trouble. The first record decides the key of an empty cut.
     pub fn fill(&self, wanted: &Numbers, mut cut: Cut) -> Cut {
+        let trouble = self.read(wanted, &mut |record| {
+            let key = self.sink.batch_key(&record);
+            if cut.numbers.is_empty() {
+                cut.key = key;
+            } else if cut.key != key {
+                return Ok(Taken::No);
+            }
+            let taken = self.push(record, &mut cut)?;
+            // What lies behind a full batch is not even read.
+            Ok(if cut.full { Taken::End } else { taken })
+        });
+        cut.trouble = trouble;
+        cut
+    }
+
+    /// Goes on putting all records of `range` into batches by their keys, until one of them is full, there are too
+    /// many, nothing is left, or reading gets into trouble.
+    pub fn spread(&self, range: Range<u64>, cuts: Vec<Cut>) -> Spread {
+        let mut spread = Spread {
+            cuts,
+            next: range.start,
+            trouble: None,
+        };
+        let trouble = self.read(&Numbers::range(range), &mut |record| {
+            let number = record.number;
+            let taken = self.place(record, &mut spread.cuts)?;
+            if let Taken::Yes = taken {
+                spread.next = number + 1;
+                if spread.cuts.iter().any(|cut| cut.full) {
+                    return Ok(Taken::End);
+                }
+            }
+            Ok(taken)
+        });
+        spread.trouble = trouble;
+        spread
+    }
+
+    /// One record.
+    pub fn record(&self, number: u64) -> Result<Record, Trouble> {
+        let mut found = None;
+        let trouble = self.read(&Numbers::range(number..number + 1), &mut |record| {
+            found = Some(record);
+            Ok(Taken::End)
+        });
+        let absent = || Trouble::Io(format!("record {number} is not there"));
+        found.ok_or_else(|| trouble.unwrap_or_else(absent))
+    }
+
+    /// Reads the wanted records one after the other, from the lowest on; why that ended too early.
+    fn read(
+        &self,
+        wanted: &Numbers,
+        take: &mut dyn FnMut(Record) -> Result<Taken, Missing>,
+    ) -> Option<Trouble> {
         let mut left = wanted.clone();
-        cut.trouble = None;
-        while let (Some(at), false) = (left.first(), cut.full) {
+        while let Some(at) = left.first() {
             let block = match self.block(at) {
                 Ok(Some(block)) => block,
-                Ok(None) => break,
-                Err(trouble) => {
-                    cut.trouble = Some(trouble.of(wanted));
-                    break;
-                }
+                Ok(None) => return None,
+                Err(missing) => return Some(missing.of(wanted)),
             };
             if block.first > at {
                 let (gone, _) = left.split_at(block.first);
-                cut.trouble = Some(Trouble::Lost(gone, "no longer in the spool".to_owned()));
-                break;
+                return Some(Trouble::Lost(gone, "no longer in the spool".to_owned()));
             }
-            if let Err(trouble) = self.fill_from(&block, &left, &mut cut) {
-                cut.trouble = Some(trouble.of(wanted));
-                break;
+            match self.read_block(&block, &left, take) {
+                Ok(true) => left = left.split_at(block.first + u64::from(block.count)).1,
+                Ok(false) => return None,
+                Err(missing) => return Some(missing.of(wanted)),
             }
-            left = left.split_at(block.first + u64::from(block.count)).1;
         }
-        cut
+        None
     }
 
     /// When the block that holds `record` was appended.
@@ -135,12 +224,13 @@ impl Batcher {
         Some((block.first + u64::from(block.count), block.appended))
     }
 
-    fn fill_from(
+    /// Whether there is room for what comes behind the block.
+    fn read_block(
         &self,
         block: &Arc<Block>,
         wanted: &Numbers,
-        cut: &mut Cut,
-    ) -> Result<(), Missing> {
+        take: &mut dyn FnMut(Record) -> Result<Taken, Missing>,
+    ) -> Result<bool, Missing> {
         let undecodable = |problem: String| {
             Missing::Trouble(Trouble::Undecodable(format!(
                 "block of record {}: {problem}",
@@ -158,10 +248,6 @@ impl Batcher {
             if !wanted.contains(number) {
                 continue;
             }
-            if !block.pieces.is_empty() && !cut.records.is_empty() {
-                cut.full = true;
-                return Ok(());
-            }
             let head = RecordHead::decode(&block.payload[head])
                 .map_err(|error| undecodable(error.to_string()))?;
             let record = Record {
@@ -172,8 +258,8 @@ impl Batcher {
                 appended: block.appended,
                 body: self.body(block, body)?,
             };
-            if !self.push(record, cut) {
-                return Ok(());
+            if let Taken::End = take(record)? {
+                return Ok(false);
             }
         }
         if seen != block.count {
@@ -182,23 +268,66 @@ impl Batcher {
                 block.count
             )));
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Puts the record into the batch of its key. Together the batches hold no more than one may.
+    fn place(&self, record: Record, cuts: &mut Vec<Cut>) -> Result<Taken, Missing> {
+        let key = self.sink.batch_key(&record);
+        let at = match cuts.iter().position(|cut| cut.key == key) {
+            Some(at) => at,
+            None if cuts.len() == OPEN_MAX => {
+                cuts[0].full = true;
+                return Ok(Taken::End);
+            }
+            None => {
+                cuts.push(Cut {
+                    key,
+                    ..Cut::default()
+                });
+                cuts.len() - 1
+            }
+        };
+        let taken = self.push(record, &mut cuts[at])?;
+        if cuts.len() > 1 && cuts.iter().map(|cut| cut.bytes).sum::<u64>() >= self.limits.bytes {
+            let largest = cuts.iter_mut().max_by_key(|cut| cut.bytes);
+            largest.into_iter().for_each(|cut| cut.full = true);
+        }
+        Ok(taken)
     }
 
     /// Puts the record in where there is room.
-    fn push(&self, record: Record, cut: &mut Cut) -> bool {
-        let bytes = self.sink.weigh(&record);
-        let alone = matches!(record.body, Body::Pieces(_));
-        if !cut.records.is_empty() && cut.bytes.saturating_add(bytes) > self.limits.bytes {
+    fn push(&self, record: Record, cut: &mut Cut) -> Result<Taken, Missing> {
+        let apart = cut.numbers.end() != Some(record.number);
+        if apart && cut.numbers.range_count() >= RANGES_MAX {
             cut.full = true;
-            return false;
+            return Ok(Taken::End);
         }
-        cut.records.push(record);
-        cut.bytes = cut.bytes.saturating_add(bytes);
-        cut.full = alone
-            || cut.bytes >= self.limits.bytes
-            || cut.records.len() as u64 >= self.limits.events;
-        !cut.full
+        if cut.numbers.is_empty() {
+            cut.body = self.sink.begin_body();
+        }
+        let number = record.number;
+        if let Some(body) = &mut cut.body {
+            let pushed = body.push(&record);
+            pushed.map_err(|error| {
+                Missing::Trouble(Trouble::Io(format!("encode record {number}: {error}")))
+            })?;
+            cut.bytes = body.bytes();
+        } else {
+            let bytes = self.sink.weigh(&record);
+            let alone = matches!(record.body, Body::Pieces(_));
+            let room = cut.bytes.saturating_add(bytes) <= self.limits.bytes && !alone;
+            if !cut.numbers.is_empty() && !room {
+                cut.full = true;
+                return Ok(Taken::End);
+            }
+            cut.bytes = cut.bytes.saturating_add(bytes);
+            cut.full = alone;
+            cut.records.push(record);
+        }
+        cut.numbers.push(number);
+        cut.full |= cut.bytes >= self.limits.bytes || cut.numbers.len() >= self.limits.events;
+        Ok(Taken::Yes)
     }
 
     /// The line of a record. Every piece of an oversize one is read once beforehand: a sink that met damage in the

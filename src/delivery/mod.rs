@@ -3,7 +3,8 @@
 //!
 //! Pure parts decide: [`in_flight`] (what became of each record), [`retry`] (when to try again), [`refusal`] (is it the
 //! event or the destination), [`numbers`]. `worker` does what they say, with [`batcher`] reading the spool, `place`
-//! storing the cursor, [`dead_letter`] and [`replay`] keeping what was refused, [`memory`] bounding the bytes.
+//! storing the cursor, `seal` writing down what is about to be sent, [`dead_letter`] and [`replay`] keeping what was
+//! refused, [`memory`] bounding the bytes.
 //!
 //! Invariants: a sink delays no other; a cursor moves only over records that are delivered, dead-lettered or in a
 //! recorded gap; nothing is sent beyond the durable send limit, so that after a crash what is in doubt is known.
@@ -13,6 +14,8 @@ pub mod batcher;
 pub mod in_flight;
 
 pub mod numbers;
+
+mod seal;
 
 pub mod refusal;
 
@@ -52,6 +55,7 @@ use numbers::Numbers;
 use place::{Place, cursor_path};
 pub use report::{SinkReport, State};
 use retry::{Jitter, Retry};
+use seal::{Seals, seals_path};
 use worker::{Command, Worker};
 
 /// A sink and how it is to be served.
@@ -74,6 +78,10 @@ pub struct SinkSpec {
     pub concurrency: usize,
     /// `timeout`.
     pub timeout: Duration,
+    /// `batch.wait` is always waited (see [`crate::sinks::Defaults::waits`]).
+    pub waits: bool,
+    /// Batches are sealed before they are sent (see [`crate::sinks::Defaults::sealed`]).
+    pub sealed: bool,
 }
 
 /// What all workers share.
@@ -444,6 +452,7 @@ fn prepare(
         place.begin(&begin.record)?;
     }
     letters.forget_from(&spec.name, begin.record.cursor)?;
+    let (seals, sealed) = open_seals(&spec, shared, begin.anew)?;
     let mut report = SinkReport {
         name: spec.name.clone(),
         required: spec.required,
@@ -483,7 +492,8 @@ fn prepare(
             },
         },
         mark: begin.record.mark.clone(),
-        books: InFlight::resume(begin.record),
+        books: InFlight::resume_with(begin.record, sealed),
+        seals,
         retry: Retry::new(Jitter::new(seed)),
         gone: begin.gone,
         letters: Arc::clone(letters),
@@ -497,6 +507,26 @@ fn prepare(
         spec,
     };
     Ok((worker, sender))
+}
+
+type Sealed = Vec<(Numbers, crate::sinks::Seal)>;
+
+/// The seals of a sink that seals, and what they hold. Of a sink that begins anew they are about other records.
+fn open_seals(
+    spec: &SinkSpec,
+    shared: &Shared,
+    anew: bool,
+) -> io::Result<(Option<Seals>, Option<Sealed>)> {
+    if !spec.sealed {
+        return Ok((None, None));
+    }
+    let path = seals_path(&shared.state_dir, &spec.name);
+    let mut seals = Seals::open(Arc::clone(&shared.fs), path)?;
+    if anew {
+        seals.clear()?;
+    }
+    let sealed = seals.read()?;
+    Ok((Some(seals), Some(sealed)))
 }
 
 fn spawn(

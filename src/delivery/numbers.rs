@@ -41,6 +41,11 @@ impl Numbers {
         }
     }
 
+    /// How many ranges.
+    pub fn range_count(&self) -> usize {
+        self.ranges.len()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -102,6 +107,20 @@ impl Numbers {
             left -= here;
         }
         (self.clone(), Numbers::default())
+    }
+
+    /// Those that are in `other` too.
+    pub fn and(&self, other: &Numbers) -> Numbers {
+        self.without(&self.without(other))
+    }
+
+    /// Those of either.
+    pub fn with(&self, other: &Numbers) -> Numbers {
+        let mut all: Vec<Range<u64>> = self.ranges().chain(other.ranges()).collect();
+        all.sort_unstable_by_key(|range| range.start);
+        let mut out = Numbers::default();
+        all.into_iter().for_each(|range| out.push_range(range));
+        out
     }
 
     /// Those that are not in `other`.

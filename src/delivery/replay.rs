@@ -4,6 +4,7 @@
 //! recorded; a letter whose earlier replay was not seen to end goes out in doubt. Letters go one at a time.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,11 +59,20 @@ async fn send_once(
     in_doubt: bool,
     limit: Duration,
 ) -> Replayed {
+    let batch = match alone(sink, record) {
+        Ok(batch) => batch,
+        Err(error) => {
+            return Replayed::Retry {
+                after: None,
+                reason: format!("encode a dead letter: {error}"),
+                in_doubt,
+            };
+        }
+    };
     let batch = Arc::new(Batch {
-        records: vec![record],
         form,
         in_doubt,
-        ..Batch::default()
+        ..batch
     });
     let Some(outcome) = clock::timeout(limit, sink.send(batch)).await else {
         let reason = format!("no answer within {} s", limit.as_secs());
@@ -158,4 +168,19 @@ pub async fn remove(
         .remove(sink, &gone.iter().collect::<Vec<_>>())
         .map_err(|error| error.to_string())?;
     Ok(gone.len())
+}
+
+/// A batch of one record, with its body where the sink builds it.
+fn alone(sink: &dyn Sink, record: Record) -> io::Result<Batch> {
+    let Some(mut body) = sink.begin_body() else {
+        return Ok(Batch {
+            records: vec![record],
+            ..Batch::default()
+        });
+    };
+    body.push(&record)?;
+    Ok(Batch {
+        body: Some(body.finish()?),
+        ..Batch::default()
+    })
 }

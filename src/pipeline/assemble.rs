@@ -437,6 +437,8 @@ fn spec(
         batch_wait: sink.batch_wait,
         concurrency: sink.concurrency,
         timeout: sink.timeout,
+        waits: sink.defaults.waits,
+        sealed: sink.defaults.sealed,
     })
 }
 

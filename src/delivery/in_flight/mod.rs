@@ -2,20 +2,24 @@
 //! in, the next attempts and the durable counts out.
 //!
 //! Invariants:
-//! - Every record of `[cursor, next)` is in exactly one place: an open attempt, a task that waits, held by
-//!   [`Refusals`], condemned, or done. (`check` in the tests.)
+//! - Every record of `[cursor, next)` is in exactly one place: a batch that fills, an open attempt, a task that waits,
+//!   held by [`Refusals`], condemned, or done. (`check` in the tests.)
 //! - The cursor is the lowest record not done; counts move with the cursor alone, so that
 //!   `cursor = delivered + not_selected + dead_letter + gap` and, with `pending = spooled - cursor`, the law of design
 //!   D12 holds from one [`CursorRecord`], at whatever moment the process dies.
 //! - A record that an attempt may have stored is never in another one that is not `in_doubt`.
+
+mod task;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::delivery::numbers::Numbers;
 use crate::delivery::refusal::{Answer, Refusals};
-use crate::sinks::{Alarm, Form, Outcome, Rejection, RejectionKind, Verdict};
+use crate::sinks::{Alarm, Form, Outcome, Rejection, Seal, Verdict};
 use crate::spool::cursor::CursorRecord;
+use task::Sorted;
+pub use task::Task;
 
 /// `MarkFirst` answers to one batch before it counts as a failure: a file sink needs one.
 const MARKS_MAX: u8 = 8;
@@ -29,41 +33,6 @@ pub enum Fate {
     DeadLetter,
     /// In a recorded gap of this sink.
     Gap,
-}
-
-/// Records of one batch, or what is left of one, without their bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Never empty.
-    pub records: Numbers,
-    /// How they are to be sent.
-    pub form: Form,
-    /// Some may be stored already.
-    pub in_doubt: bool,
-    /// Records of the batch that this is all or a part of.
-    of: u64,
-    /// Others of that batch were accepted.
-    siblings_accepted: bool,
-    /// `MarkFirst` answers in a row.
-    marks: u8,
-}
-
-impl Task {
-    fn new(records: Numbers, in_doubt: bool) -> Self {
-        let of = records.len();
-        Task {
-            records,
-            form: Form::Normal,
-            in_doubt,
-            of,
-            siblings_accepted: false,
-            marks: 0,
-        }
-    }
-
-    fn first(&self) -> u64 {
-        self.records.first().unwrap_or(0)
-    }
 }
 
 /// Counts of records that are done.
@@ -112,6 +81,10 @@ pub struct InFlight {
     in_doubt_end: u64,
     seq: u64,
     done: BTreeMap<u64, (u64, Counts)>,
+    /// Done without being stored, at or beyond the cursor that was durable when it was last asked for.
+    unstored: Numbers,
+    /// Batches that fill, by the number that the worker gave them.
+    filling: BTreeMap<u64, Task>,
     open: BTreeMap<u64, Task>,
     waiting: BTreeMap<u64, Task>,
     refusals: Refusals,
@@ -129,12 +102,44 @@ impl InFlight {
             record,
             seq: 0,
             done: BTreeMap::new(),
+            unstored: Numbers::default(),
+            filling: BTreeMap::new(),
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
             refusals: Refusals::default(),
             condemned: BTreeMap::new(),
             refused_in_doubt_end: 0,
         }
+    }
+
+    /// As [`InFlight::resume_sealed`] where there are seals, else as [`InFlight::resume`].
+    pub fn resume_with(record: CursorRecord, seals: Option<Vec<(Numbers, Seal)>>) -> Self {
+        match seals {
+            Some(seals) => InFlight::resume_sealed(record, seals),
+            None => InFlight::resume(record),
+        }
+    }
+
+    /// The same for a sink that seals its batches: in doubt are the batches that were sealed (newest first), and they
+    /// alone, since no other was sent.
+    pub fn resume_sealed(record: CursorRecord, seals: Vec<(Numbers, Seal)>) -> Self {
+        let mut books = InFlight::resume(record);
+        let cursor = books.cursor();
+        books.in_doubt_end = cursor;
+        let end = seals.iter().filter_map(|(records, _)| records.end()).max();
+        books.next = end.unwrap_or(cursor).max(cursor);
+        let mut free = Numbers::range(cursor..books.next);
+        for (records, seal) in seals {
+            let left = free.and(&records);
+            free = free.without(&left);
+            books.wait(Task {
+                seal: Some(seal),
+                seal_of: records.len(),
+                ..Task::new(left, true)
+            });
+        }
+        books.wait(Task::new(free, false));
+        books
     }
 
     /// The lowest record not done.
@@ -210,28 +215,94 @@ impl InFlight {
         self.condemned.iter().map(|(n, r)| (*n, r))
     }
 
-    /// Opens an attempt at `[next, end)`; its number.
-    pub fn open_new(&mut self, end: u64) -> u64 {
-        assert!(end > self.next, "an attempt at nothing");
-        let task = Task::new(
-            Numbers::range(self.next..end),
-            self.next < self.in_doubt_end,
-        );
+    /// Takes all of `[next, end)` into batches that fill: these records into those batches.
+    pub fn fill(&mut self, parts: Vec<(u64, Numbers)>, end: u64) {
+        let taken: u64 = parts.iter().map(|(_, records)| records.len()).sum();
+        assert_eq!(taken, end - self.next, "each record fills one batch");
+        let in_doubt = self.next < self.in_doubt_end;
+        for (batch, records) in parts.into_iter().filter(|(_, r)| !r.is_empty()) {
+            let filling = self.filling.entry(batch);
+            let task = filling.or_insert_with(|| Task::new(Numbers::default(), in_doubt));
+            records
+                .ranges()
+                .for_each(|range| task.records.push_range(range));
+            task.of = task.records.len();
+        }
         self.next = end;
-        self.open_task(task)
     }
 
-    /// Opens an attempt at the lowest waiting task's records below `end`; what lies behind it waits on.
-    pub fn open_waiting(&mut self, end: u64) -> Option<u64> {
+    /// Opens an attempt at a batch that was filled; its number.
+    pub fn open_filled(&mut self, batch: u64) -> Option<u64> {
+        let task = self.filling.remove(&batch)?;
+        Some(self.open_task(task))
+    }
+
+    /// Batches that fill are given up: what came last is not taken after all, the rest waits.
+    pub fn release_filling(&mut self) {
+        let filling = std::mem::take(&mut self.filling);
+        let mut last_first: Vec<Task> = filling.into_values().collect();
+        last_first.sort_by_key(|task| std::cmp::Reverse(task.first()));
+        for task in last_first {
+            if task.records == Numbers::range(task.first()..self.next) {
+                self.next = task.first();
+            } else {
+                self.wait(task);
+            }
+        }
+    }
+
+    /// Opens an attempt at these of the lowest waiting task's records; what else there is in it waits on.
+    pub fn open_waiting(&mut self, records: &Numbers) -> Option<u64> {
         let (_, task) = self.waiting.pop_first()?;
-        let (records, rest) = task.records.split_at(end);
-        if !rest.is_empty() {
+        let rest = task.records.without(records);
+        if rest.is_empty() {
+            return Some(self.open_task(task));
+        }
+        let task = Task { seal: None, ..task };
+        let opened = task.records.without(&rest);
+        self.wait(Task {
+            records: rest,
+            ..task.clone()
+        });
+        (!opened.is_empty()).then(|| {
+            self.open_task(Task {
+                records: opened,
+                ..task
+            })
+        })
+    }
+
+    /// The seal of an open attempt was written down.
+    pub fn sealed(&mut self, seq: u64, seal: Seal) {
+        if let Some(task) = self.open.get_mut(&seq) {
+            task.seal = Some(seal);
+            task.seal_of = task.records.len();
+        }
+    }
+
+    /// The batch that was sealed can no longer be made, and its destination does not hold it, or cannot tell: it is
+    /// sent anew.
+    pub fn withdraw_seal(&mut self, seq: u64, in_doubt: bool) {
+        if let Some(task) = self.open.remove(&seq) {
             self.wait(Task {
-                records: rest,
-                ..task.clone()
+                seal: None,
+                in_doubt,
+                ..task
             });
         }
-        (!records.is_empty()).then(|| self.open_task(Task { records, ..task }))
+    }
+
+    /// Records from `from` to the end of `batch` that are neither in it nor stored.
+    pub fn holes(&mut self, from: u64, batch: &Numbers) -> Numbers {
+        let end = batch.end().unwrap_or(from);
+        self.unstored = self.unstored.split_at(from).1;
+        let mut stored = Numbers::range(from..self.cursor().max(from));
+        for (first, (end, _)) in &self.done {
+            stored.push_range(*first..*end);
+        }
+        Numbers::range(from..end.max(from))
+            .without(batch)
+            .without(&stored.without(&self.unstored))
     }
 
     /// The task of an open attempt.
@@ -330,13 +401,19 @@ impl InFlight {
         self.close_anywhere(records, Fate::Gap);
     }
 
-    /// The destination says that it holds everything up to and with `last`. Nothing may be open.
-    pub fn confirmed_to(&mut self, last: u64) {
+    /// The destination says that it holds everything up to and with `last`, but for `holes`. Nothing may be open.
+    pub fn confirmed_to(&mut self, last: u64, holes: &Numbers) {
+        let next = self.next;
         let Some(records) = self.unconfirmed_below(last.saturating_add(1)) else {
             return;
         };
         self.refusals.forget_below(last.saturating_add(1));
+        let records = records.without(holes);
         self.close_anywhere(&records, Fate::Delivered);
+        // What it does not hold and nobody has taken yet is sent as anything else that waits.
+        let (_, untaken) = holes.split_at(next);
+        let (untaken, _) = untaken.split_at(self.next);
+        self.wait(Task::new(untaken, false));
     }
 
     /// A dead letter was stored after all.
@@ -351,8 +428,10 @@ impl InFlight {
         }
         let waiting = std::mem::take(&mut self.waiting);
         for task in waiting.into_values() {
+            let left = task.records.without(records);
+            // Without one of its records a sealed batch is still asked for: the destination may hold it whole.
             self.wait(Task {
-                records: task.records.without(records),
+                records: left,
                 ..task
             });
         }
@@ -414,6 +493,8 @@ impl InFlight {
             self.wait(Task {
                 of: records.len(),
                 records,
+                seal: None,
+                seal_of: 0,
                 siblings_accepted: false,
                 marks: 0,
                 ..task.clone()
@@ -454,12 +535,15 @@ impl InFlight {
                 records,
                 form,
                 in_doubt,
+                seal: None,
+                seal_of: 0,
                 siblings_accepted,
                 marks: 0,
                 of: task.of,
             });
         }
-        let rejected = fallback || !sorted.refused.is_empty();
+        let rejected = fallback || !sorted.refused.is_empty() || !sorted.beyond_limits.is_empty();
+        self.condemned.extend(sorted.beyond_limits);
         let stop = self.judge(seq, &task, stored.len(), sorted.refused);
         let outcome = match (&stop, &sorted.retry, rejected) {
             (Some(_), _, _) => "stopped",
@@ -522,6 +606,9 @@ impl InFlight {
 
     /// Books records as done and moves the cursor over what is done without a break.
     fn close(&mut self, records: &Numbers, fate: Fate) {
+        if fate != Fate::Delivered {
+            self.unstored = self.unstored.with(records);
+        }
         for range in records.ranges() {
             let count = range.end - range.start;
             let counts = match fate {
@@ -577,39 +664,8 @@ impl InFlight {
     }
 }
 
-/// Exceptions of a batch by what follows from them.
-#[derive(Default)]
-struct Sorted {
-    again: Numbers,
-    in_doubt: bool,
-    retry: Option<String>,
-    fallback: Numbers,
-    refused: Vec<(u64, Rejection)>,
-}
-
-impl Sorted {
-    fn from(mut except: Vec<(u64, Verdict)>, form: Form) -> Self {
-        except.sort_by_key(|(number, _)| *number);
-        except.dedup_by_key(|(number, _)| *number);
-        let mut sorted = Sorted::default();
-        for (number, verdict) in except {
-            match verdict {
-                Verdict::Retry { reason, in_doubt } => {
-                    sorted.again.push(number);
-                    sorted.in_doubt |= in_doubt;
-                    sorted.retry.get_or_insert(reason);
-                }
-                Verdict::Rejected(r)
-                    if r.kind == RejectionKind::Unparsable && form == Form::Normal =>
-                {
-                    sorted.fallback.push(number);
-                }
-                Verdict::Rejected(rejection) => sorted.refused.push((number, rejection)),
-            }
-        }
-        sorted
-    }
-}
-
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod sealed;

@@ -3,16 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::sinks::RejectionKind;
 
 impl InFlight {
+    /// Fills one batch with `[next, end)` and opens an attempt at it.
+    fn open_new(&mut self, end: u64) -> u64 {
+        let records = Numbers::range(self.next..end);
+        self.fill(vec![(u64::MAX, records)], end);
+        self.open_filled(u64::MAX).unwrap()
+    }
+
+    /// Opens an attempt at the lowest waiting task's records below `end`.
+    fn open_lowest(&mut self, end: u64) -> u64 {
+        let records = self.lowest_waiting().unwrap().records.split_at(end).0;
+        self.open_waiting(&records).unwrap()
+    }
+
     /// Every record of `[cursor, next)` is in exactly one place.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let mut places: BTreeMap<u64, &str> = BTreeMap::new();
         let mut put = |number: u64, place: &'static str| {
             if let Some(other) = places.insert(number, place) {
                 panic!("record {number} is {other} and {place}");
             }
         };
+        self.filling
+            .values()
+            .flat_map(|t| t.records.iter())
+            .for_each(|n| put(n, "filling"));
         self.open
             .values()
             .flat_map(|t| t.records.iter())
@@ -106,7 +124,7 @@ fn a_split_ends_in_single_records_whose_verdict_counts() {
         books.finish(seq, outcome);
         books.check();
         match books.lowest_waiting().and_then(|t| t.records.end()) {
-            Some(end) => seq = books.open_waiting(end).unwrap(),
+            Some(end) => seq = books.open_lowest(end),
             None => break,
         }
     }
@@ -126,7 +144,7 @@ fn an_unparsable_record_is_sent_alone_in_its_fallback_form_before_it_is_refused(
         (Form::Fallback, Numbers::range(2..3))
     );
     assert_eq!(books.condemned().count(), 0);
-    let seq = books.open_waiting(3).unwrap();
+    let seq = books.open_lowest(3);
     books.finish(seq, delivered(vec![(2, verdict())]));
     assert_eq!(books.condemned().map(|(n, _)| n).collect::<Vec<_>>(), [2]);
     books.dead_lettered(&Numbers::range(2..3));
@@ -143,7 +161,7 @@ fn a_batch_refused_whole_in_both_forms_stops_the_sink_and_goes_out_as_it_was() {
     };
     let seq = books.open_new(50);
     assert_eq!(books.finish(seq, delivered(all())).stop, None);
-    let seq = books.open_waiting(50).unwrap();
+    let seq = books.open_lowest(50);
     assert!(books.finish(seq, delivered(all())).stop.is_some());
     let task = books.lowest_waiting().unwrap();
     assert_eq!(
@@ -179,7 +197,7 @@ fn a_sink_that_only_asks_for_marks_backs_off() {
                 .finish(seq, Outcome::MarkFirst { mark: vec![1] })
                 .mark_first
         );
-        seq = books.open_waiting(1).unwrap();
+        seq = books.open_lowest(1);
     }
     assert!(
         books
@@ -364,7 +382,7 @@ impl World {
             } else {
                 self.rng.u64(task.records.first().unwrap() + 1..=end)
             };
-            books.open_waiting(cut);
+            books.open_lowest(cut);
         } else if books.next() < self.end {
             let mut end = self.rng.u64(books.next() + 1..=self.end);
             if books.next() < books.in_doubt_end() {

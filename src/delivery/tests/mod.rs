@@ -6,6 +6,8 @@ mod durability;
 
 mod letters;
 
+mod objects;
+
 mod power_cuts;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -460,6 +462,8 @@ impl Rig {
             batch_wait: s(1),
             concurrency: 1,
             timeout: s(10),
+            waits: false,
+            sealed: false,
         }
     }
 

@@ -6,8 +6,9 @@ use tokio::task::{Id, JoinError};
 
 use super::{Attempt, Ended, PANICKED, SECRETS_EVERY, Worker, cut_off};
 use crate::delivery::in_flight::Finish;
+use crate::delivery::numbers::Numbers;
 use crate::delivery::retry::{Epoch, PROBE_EVERY};
-use crate::sinks::{Alarm, Opened, Outcome};
+use crate::sinks::{Alarm, Holds, Opened, Outcome};
 
 impl Worker {
     pub(super) fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
@@ -33,7 +34,7 @@ impl Worker {
                 let finish = self.books.finish(seq, outcome);
                 self.finished(finish, epoch);
             }
-            (Attempt::Batch { seq, .. }, Err(_)) => {
+            (Attempt::Batch { seq, .. } | Attempt::LookUp { seq }, Err(_)) => {
                 let outcome = Outcome::Retry {
                     after: None,
                     reason: PANICKED.to_owned(),
@@ -41,6 +42,9 @@ impl Worker {
                 };
                 let finish = self.books.finish(seq, outcome);
                 self.finished(finish, epoch);
+            }
+            (Attempt::LookUp { seq }, Ok(Ended::LookUp(answer))) => {
+                self.looked_up(seq, answer, epoch);
             }
             (Attempt::Letter(record), Ok(Ended::Letter(replayed))) => {
                 self.replayed(record, replayed, epoch)
@@ -88,6 +92,29 @@ impl Worker {
         }
     }
 
+    /// What the destination says about a sealed batch that cannot be made again.
+    fn looked_up(&mut self, seq: u64, answer: Option<Result<Holds, Outcome>>, epoch: Epoch) {
+        let outcome = match answer {
+            Some(Ok(Holds::Yes)) => Outcome::Delivered {
+                mark: None,
+                except: Vec::new(),
+                alarms: Vec::new(),
+            },
+            Some(Ok(holds)) => {
+                tracing::info!(
+                    sink = self.spec.name,
+                    "a batch that was sealed under other settings is sent anew"
+                );
+                self.books.withdraw_seal(seq, holds == Holds::Unknown);
+                return self.retry.answered(epoch, self.now());
+            }
+            Some(Err(outcome)) => outcome,
+            None => cut_off(self.spec.timeout),
+        };
+        let finish = self.books.finish(seq, outcome);
+        self.finished(finish, epoch);
+    }
+
     fn opened(&mut self, answer: Option<Result<Opened, Outcome>>, epoch: Epoch) {
         let now = self.now();
         let opened = match answer {
@@ -119,7 +146,12 @@ impl Worker {
             .filter(|last| *last >= self.books.cursor())
         {
             if last < self.spooled() {
-                self.books.confirmed_to(last);
+                let mut holes = Numbers::default();
+                for (first, last) in opened.holes {
+                    holes.push_range(first..last.saturating_add(1));
+                }
+                self.release_filling();
+                self.books.confirmed_to(last, &holes);
             } else {
                 let end = self.spooled();
                 self.alarm(
@@ -147,14 +179,14 @@ impl Worker {
 
     pub(super) fn failed(&mut self, epoch: Epoch, after: Option<Duration>, reason: String) {
         tracing::warn!(sink = self.spec.name, "{reason}");
-        self.work.filling = None;
+        self.release_filling();
         self.retry.failed(epoch, self.now(), after);
         self.published
             .change(|report| report.last_error = Some(reason));
     }
 
     pub(super) fn stop(&mut self, reason: String) {
-        self.work.filling = None;
+        self.release_filling();
         self.work.opened = false;
         self.work.secrets_at = self.now() + SECRETS_EVERY;
         if self.retry.stop(self.now(), reason.clone()) {

@@ -5,6 +5,7 @@ use crate::clock;
 use crate::delivery::batcher::Trouble;
 use crate::delivery::in_flight::InFlight;
 use crate::delivery::numbers::Numbers;
+use crate::delivery::seal::Seals;
 use crate::delivery::{SinkGap, SinkGapReason};
 use crate::spool::cursor::CursorRecord;
 
@@ -78,9 +79,7 @@ impl Worker {
         if !records.is_empty() && !self.gap(&records, SinkGapReason::Overtaken).await {
             return;
         }
-        if self.books.next() < to {
-            self.work.filling = None;
-        }
+        self.release_filling();
         self.books.overtake(to);
         self.work.overtake = None;
         self.store_now().await;
@@ -160,8 +159,15 @@ impl Worker {
         if let Err(error) = self.letters.forget_from(&self.spec.name, durable.cursor) {
             return self.alarm("dead_letter", error.to_string());
         }
+        let sealed = match self.seals.as_mut().map(Seals::read).transpose() {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                self.work.again_at = Some(self.now() + AGAIN_AFTER);
+                return self.alarm("seal", error.to_string());
+            }
+        };
         self.mark = durable.mark.clone();
-        self.books = InFlight::resume(durable);
+        self.books = InFlight::resume_with(durable, sealed);
         self.work.filling = None;
         self.work.opened = false;
         self.work.mark_first = false;

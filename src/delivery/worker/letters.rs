@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{AGAIN_AFTER, Attempt, Ended, Worker};
-use crate::delivery::batcher::{Cut, Trouble};
+use crate::delivery::batcher::Trouble;
 use crate::delivery::dead_letter::{Action, KeepError};
 use crate::delivery::numbers::Numbers;
 use crate::delivery::replay::{self, Replay, Replayed};
@@ -48,20 +48,17 @@ impl Worker {
         }
     }
 
-    async fn keep(&self, condemned: Vec<(u64, Rejection)>) -> (Numbers, Option<Buried>) {
+    async fn keep(&mut self, condemned: Vec<(u64, Rejection)>) -> (Numbers, Option<Buried>) {
         let (batcher, letters) = (self.batcher.clone(), Arc::clone(&self.letters));
         let (sink, now) = (self.spec.name.clone(), self.shared.clock.now());
         let keep = move || {
             let mut kept = Numbers::default();
             for (number, rejection) in condemned {
-                let cut = batcher.fill(&Numbers::range(number..number + 1), Cut::default());
-                let Some(record) = cut.records.first() else {
-                    let trouble = cut
-                        .trouble
-                        .unwrap_or_else(|| Trouble::Io(format!("record {number} is not there")));
-                    return (kept, Some(Buried::Spool(trouble)));
+                let record = match batcher.record(number) {
+                    Ok(record) => record,
+                    Err(trouble) => return (kept, Some(Buried::Spool(trouble))),
                 };
-                match letters.keep(&sink, record, &rejection, now) {
+                match letters.keep(&sink, &record, &rejection, now) {
                     Ok(()) => kept.push(number),
                     Err(error @ KeepError::Full { .. }) => {
                         return (kept, Some(Buried::Full(error.to_string())));

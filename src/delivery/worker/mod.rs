@@ -6,6 +6,8 @@
 
 mod start;
 
+mod send;
+
 mod ended;
 
 mod letters;
@@ -28,9 +30,10 @@ use super::place::Place;
 use super::replay::{Replay, Replayed};
 use super::report::State;
 use super::retry::{Epoch, Retry};
+use super::seal::Seals;
 use super::{Published, Shared, SinkSpec};
 use crate::clock::{self, Micros};
-use crate::sinks::{Opened, Outcome};
+use crate::sinks::{Holds, Opened, Outcome};
 use crate::spool::cursor::CursorRecord;
 
 /// Between two looks for requests of the command line, and for changed secrets while stopped.
@@ -40,6 +43,8 @@ const SECRETS_EVERY: Duration = Duration::from_secs(1);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// A gap is recorded by the intake thread, which looks at its work several times a second.
 const GAP_WITHIN: Duration = Duration::from_secs(30);
+/// What building a body takes beside the body.
+const BODY_OVERHEAD: u64 = 3 << 20;
 const PANICKED: &str = "the sink's code panicked; its batch is sent again";
 
 /// What others ask of a worker.
@@ -57,6 +62,7 @@ pub(super) enum Command {
 enum Attempt {
     Open,
     Batch { seq: u64, bytes: u64 },
+    LookUp { seq: u64 },
     Letter(u64),
 }
 
@@ -67,13 +73,23 @@ enum Ended {
         outcome: Option<Outcome>,
         took: Duration,
     },
+    LookUp(Option<Result<Holds, Outcome>>),
     Letter(Replayed),
 }
 
-/// A batch that waits to be fuller while others are in flight.
+/// Batches that wait to be fuller, with the memory that they share.
 struct Filling {
-    cut: Cut,
+    batches: Vec<Open>,
     claim: Claim,
+    /// All of them are to be sent before anything at or behind this record is read.
+    until: u64,
+}
+
+/// One of them.
+struct Open {
+    /// Its number in the books.
+    number: u64,
+    cut: Cut,
     since: Duration,
 }
 
@@ -94,6 +110,8 @@ pub(super) struct Worker {
     pub(super) freed: watch::Receiver<u64>,
     /// Records that were gone from the spool at start: their gap is recorded before anything is sent.
     pub(super) gone: Option<Numbers>,
+    /// Where batches are written down before they are sent, for a kind that does.
+    pub(super) seals: Option<Seals>,
     pub(super) work: Work,
 }
 
@@ -104,6 +122,8 @@ pub(super) struct Work {
     what: HashMap<Id, (Attempt, Epoch)>,
     opened: bool,
     filling: Option<Filling>,
+    /// Batches that were ever filled.
+    filled: u64,
     overtake: Option<u64>,
     flush_to: Option<u64>,
     stop_by: Option<Duration>,
@@ -184,8 +204,10 @@ impl Worker {
         sooner(
             self.work
                 .filling
-                .as_ref()
-                .map(|filling| filling.since + self.spec.batch_wait),
+                .iter()
+                .flat_map(|filling| &filling.batches)
+                .map(|open| open.since + self.spec.batch_wait)
+                .min(),
         );
         sooner(self.retry.stopped().map(|_| self.work.secrets_at));
         sooner((self.spooled() > self.books.cursor()).then_some(self.work.oldest_at));
@@ -202,7 +224,7 @@ impl Worker {
             None => self.work.stop_by = Some(self.work.stop_by.unwrap_or(self.now())),
         }
         if self.work.stop_by.is_some() {
-            self.work.filling = None;
+            self.release_filling();
         }
     }
 
@@ -232,6 +254,12 @@ impl Worker {
             self.take_up_requests().await;
         }
         self.look_at_oldest().await;
+    }
+
+    /// Gives up what fills, and its memory: it is in the spool.
+    fn release_filling(&mut self) {
+        self.work.filling = None;
+        self.books.release_filling();
     }
 
     fn alarm(&self, reason: &'static str, message: String) {
@@ -300,7 +328,7 @@ impl Worker {
         while let Some(ended) = self.work.attempts.join_next_with_id().await {
             match ended {
                 Err(error) if error.is_cancelled() => {
-                    if let Some((Attempt::Batch { seq, .. }, _)) =
+                    if let Some((Attempt::Batch { seq, .. } | Attempt::LookUp { seq }, _)) =
                         self.work.what.remove(&error.id())
                     {
                         self.books.finish(seq, cut_off(self.spec.timeout));
@@ -327,9 +355,13 @@ impl Worker {
     }
 }
 
-/// Bytes that one batch of a sink holds: as it came from the spool, and encoded.
+/// Bytes that one batch of a sink holds: as it came from the spool, and encoded; or its finished body, and what the
+/// encoder and one block of the spool take.
 pub(super) fn batch_memory(spec: &SinkSpec) -> u64 {
-    spec.batch_bytes.saturating_mul(2)
+    match spec.sink.begin_body() {
+        Some(_) => spec.batch_bytes.saturating_add(BODY_OVERHEAD),
+        None => spec.batch_bytes.saturating_mul(2),
+    }
 }
 
 fn cut_off(timeout: Duration) -> Outcome {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{ByteSize, Choice, Field, FieldDoc, Name, Section, TableDoc};
-use crate::sinks::{NOT_BUILT_YET, SINKS, SinkConfig, SinkKind};
+use crate::sinks::{Defaults, NOT_BUILT_YET, SINKS, SinkConfig, SinkKind};
 
 /// One `[[sink]]`.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct SinkSettings {
     pub name: String,
     /// Its kind's name.
     pub kind: &'static str,
+    /// What its kind is like.
+    pub defaults: Defaults,
     /// `from = "now"`.
     pub from_now: bool,
     /// `required`.
@@ -60,15 +62,20 @@ const REQUIRED: Field<bool> = Field::new(
 .default("true");
 const BATCH_BYTES: Field<ByteSize> = Field::new(
     "bytes",
-    "Most bytes of a batch, encoded, before compression. Default: elasticsearch, file and stdout 5MiB.",
+    "Most bytes of a batch, encoded, before compression (s3: compressed). Default: elasticsearch and file 5MiB, kafka and \
+     stdout 1MiB, loki 2MiB, s3 16MiB.",
 )
 .min("\"64KiB\"")
 .max("\"16MiB\"");
-const BATCH_EVENTS: Field<u64> =
-    Field::new("events", "Most events of a batch. Default 10000.").min("1");
+const BATCH_EVENTS: Field<u64> = Field::new(
+    "events",
+    "Most events of a batch. Default 10000; s3: no limit.",
+)
+.min("1");
 const BATCH_WAIT: Field<Duration> = Field::new(
     "wait",
-    "Longest wait for a batch to fill while others are in flight; a sink with nothing in flight sends at once. Default 1s.",
+    "Longest wait for a batch to fill while others are in flight; a sink with nothing in flight sends at once. Default 1s. \
+     s3: always waited, default 5m.",
 )
 .max("\"1h\"");
 const BATCH: TableDoc = TableDoc {
@@ -78,7 +85,8 @@ const BATCH: TableDoc = TableDoc {
 };
 const CONCURRENCY: Field<usize> = Field::new(
     "concurrency",
-    "Attempts in flight at once. Default: elasticsearch 4; file and stdout keep the order and allow only 1.",
+    "Attempts in flight at once. Default: elasticsearch and kafka 4, s3 1; loki, file and stdout keep the order and allow \
+     only 1.",
 )
 .min("1")
 .max("64");
@@ -167,6 +175,7 @@ fn read_sink(mut table: Section<'_>) -> Option<SinkSettings> {
     Some(SinkSettings {
         name: name?.0,
         kind: kind.name,
+        defaults: kind.defaults,
         from_now: from? == From::Now,
         required: required?,
         batch_bytes: bytes.map_or(kind.defaults.batch_bytes, |size| size.0),
@@ -187,7 +196,10 @@ fn read_concurrency(table: &mut Section<'_>, kind: &SinkKind) -> Option<usize> {
     if concurrency.value > kind.defaults.concurrency_max {
         table.error_at(
             concurrency.at,
-            format!("a {} sink keeps the order of events", kind.name),
+            match kind.defaults.concurrency_max {
+                1 => format!("a {} sink keeps the order of events", kind.name),
+                max => format!("a {} sink has at most {max} attempts in flight", kind.name),
+            },
             Some(format!(
                 "at most {}, or leave it out",
                 kind.defaults.concurrency_max
