@@ -15,6 +15,9 @@ pub mod stdout;
 #[cfg(any(feature = "file", feature = "stdout"))]
 mod envelope;
 
+#[cfg(any(feature = "elasticsearch", feature = "loki"))]
+mod http_connection;
+
 #[cfg(test)]
 pub(crate) mod testing;
 

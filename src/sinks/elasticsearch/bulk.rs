@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::Elasticsearch;
 use super::body::{Create, Line};
 use super::conflict::{self, Asked, Stored};
-use super::connection::{Attempt, Call};
+use super::connection::{Attempt, Call, Refused as _};
 use super::verdict::{self, Item};
 use crate::net::http_client::Method;
 use crate::sinks::{Alarm, Batch, Outcome, Rejection, RejectionKind, Verdict};
@@ -197,7 +197,8 @@ impl<'a> Bulk<'a> {
                 method: Method::POST,
                 path: &self.sink.bulk_path,
                 body: Some(body.clone()),
-                gzip: self.sink.encoder.gzip(),
+                content_type: "application/x-ndjson",
+                content_encoding: self.sink.encoder.gzip().then_some("gzip"),
                 stores: true,
             })
             .await?;

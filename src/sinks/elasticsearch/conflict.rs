@@ -8,7 +8,7 @@
 //! Servers keep `_source` byte for byte, so equal bytes are the usual case; only where they differ (an ingest
 //! pipeline, a synthetic source) are values compared, by a digest that does not depend on the order of keys.
 //!
-//! [`ANSWER_BYTES_MAX`]: super::connection::ANSWER_BYTES_MAX
+//! [`ANSWER_BYTES_MAX`]: crate::sinks::http_connection::ANSWER_BYTES_MAX
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,11 +20,12 @@ use sha2::{Digest, Sha256};
 
 use super::Document;
 use super::body::{Line, Shape, head_object, original};
-use super::connection::{Attempt, Call};
+use super::connection::{Attempt, Call, Refused as _};
 use super::verdict;
 use crate::event::fields;
 use crate::net::http_client::HttpError;
 use crate::sinks::Outcome;
+use crate::sinks::http_connection::broken;
 
 /// Documents asked for at once: so many that their sources, if they are ours, stay well below the answer's bound.
 const ASK_BYTES: usize = 4 << 20;
@@ -130,7 +131,7 @@ async fn ask(
     let answer = match attempt.exchange(call).await {
         Ok(answer) => answer,
         Err(HttpError::AnswerTooLarge(_)) => return Ok(None),
-        Err(error) => return Err(verdict::broken(&error, DOING, attempt.endpoint(), false)),
+        Err(error) => return Err(broken(&error, DOING, attempt.endpoint(), false)),
     };
     if answer.status != 200 {
         return Err(with_advice(attempt.refused(&answer, DOING)));

@@ -13,8 +13,6 @@ mod conflict;
 
 mod connection;
 
-mod endpoints;
-
 mod names;
 
 mod settings;
@@ -31,10 +29,11 @@ use bytes::Bytes;
 use self::body::Encoder;
 use self::bulk::Bulk;
 use self::conflict::Comparison;
-use self::connection::{Attempt, Call, Connection};
+use self::connection::{Attempt, Call, Connection, Refused as _};
 use self::names::Names;
-use self::settings::{Auth, Document, Settings, Target};
+use self::settings::{Document, Settings, Target};
 use self::template::Product;
+use super::http_connection::{Auth, told};
 use super::{
     Batch, BoxFuture, BuildError, Defaults, Opened, Outcome, Record, Sink, SinkConfig, SinkContext,
     SinkKind,
@@ -86,21 +85,7 @@ impl SinkConfig for Config {
     }
 
     fn bare_secrets(&self) -> usize {
-        match &self.0.auth {
-            None => 0,
-            Some(Auth::ApiKey(key)) => usize::from(key.is_bare()),
-            // A user's name is no secret, wherever it stands.
-            Some(Auth::Basic { password, .. }) => usize::from(password.is_bare()),
-        }
-    }
-}
-
-/// The words of an outcome that is no success.
-fn told(outcome: Outcome) -> String {
-    match outcome {
-        Outcome::Stop { reason } | Outcome::Retry { reason, .. } => reason,
-        Outcome::Split { verdict } => verdict.reason,
-        Outcome::Delivered { .. } | Outcome::MarkFirst { .. } => "unexpected answer".to_owned(),
+        self.0.access.auth.as_ref().map_or(0, Auth::bare_secrets)
     }
 }
 
@@ -127,7 +112,7 @@ impl Elasticsearch {
                 settings.gzip,
                 &context.labels,
             )),
-            connection: Connection::new(settings.clone(), context)?,
+            connection: Connection::new(settings.access.clone(), context)?,
             bulk_path: bulk_path(&settings),
             names: Arc::default(),
             context: context.clone(),

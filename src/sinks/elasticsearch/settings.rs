@@ -4,10 +4,12 @@
 //! no index can have) is refused here and not by the server.
 
 use super::names;
-use crate::config::{Choice, Field, FieldDoc, FilePath, Place, Secret, Section, Spanned, TableDoc};
+use crate::config::{Choice, Field, FieldDoc, Secret, Section, Spanned, TableDoc};
 use crate::event::template::{NameKind, Rendered, Template};
-use crate::net::tls::{self, TlsFiles};
+use crate::net::http_client::header::HeaderMap;
 use crate::sinks::Record;
+use crate::sinks::http_connection::settings::{BASIC, TLS, basic, endpoint, tls};
+use crate::sinks::http_connection::{Access, Auth};
 
 /// Its keys, beside the common ones.
 pub(super) static FIELDS: &[&dyn FieldDoc] = &[
@@ -52,42 +54,11 @@ static API_KEY: Field<Secret> = Field::new(
     "An API key, encoded as Elasticsearch shows it, or as `id:api_key`.",
 );
 
-static BASIC: TableDoc = TableDoc {
-    name: "basic",
-    doc: "User and password.",
-    fields: &[&USER, &PASSWORD],
-};
-
-static USER: Field<Secret> = Field::new("user", "The user's name.").required();
-
-static PASSWORD: Field<Secret> = Field::new("password", "The user's password.").required();
-
 static AWS: TableDoc = TableDoc {
     name: "aws",
     doc: "Signed requests to AWS. Not built yet.",
     fields: &[],
 };
-
-static TLS: TableDoc = TableDoc {
-    name: "tls",
-    doc: "Whom to trust and who we are, for `https` endpoints. Certificates are always verified.",
-    fields: &[&CA, &CERT, &KEY, &SERVER_NAME],
-};
-
-static CA: Field<FilePath> = Field::new(
-    "ca",
-    "PEM file with the authorities to trust instead of the system's. Re-read when it changes.",
-);
-
-static CERT: Field<FilePath> =
-    Field::new("cert", "PEM file with our certificate; goes with `key`.");
-
-static KEY: Field<FilePath> = Field::new("key", "PEM file with the private key of `cert`.");
-
-static SERVER_NAME: Field<Spanned<String>> = Field::new(
-    "server_name",
-    "The name that the server's certificate is for, where it is not the endpoint's host.",
-);
 
 static PIPELINE: Field<Spanned<String>> = Field::new(
     "pipeline",
@@ -171,13 +142,6 @@ impl Choice for Mapping {
         &[("managed", Mapping::Managed), ("own", Mapping::Own)];
 }
 
-/// `auth`.
-#[derive(Clone, Debug)]
-pub(super) enum Auth {
-    ApiKey(Secret),
-    Basic { user: Secret, password: Secret },
-}
-
 /// Where events go.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
@@ -249,11 +213,8 @@ impl IndexTemplate {
 /// The sink's own configuration, valid as far as the file tells.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    /// Without a slash at the end.
-    pub(super) endpoints: Vec<String>,
+    pub(super) access: Access,
     pub(super) target: Target,
-    pub(super) auth: Option<Auth>,
-    pub(super) tls: TlsFiles,
     pub(super) pipeline: Option<String>,
     pub(super) gzip: bool,
     pub(super) document: Document,
@@ -274,10 +235,13 @@ impl Settings {
         let template = section.get(&TEMPLATE);
         let verify_conflicts = section.get(&VERIFY_CONFLICTS);
         Some(Settings {
-            endpoints: endpoints?,
+            access: Access {
+                endpoints: endpoints?,
+                auth: auth?,
+                tls: tls?,
+                headers: HeaderMap::new(),
+            },
             target: target?,
-            auth: auth?,
-            tls: tls?,
             pipeline: pipeline?,
             gzip: compression? == Compression::Gzip,
             document: document?,
@@ -302,28 +266,6 @@ fn endpoints(section: &mut Section<'_>) -> Option<Vec<String>> {
         }
     }
     (endpoints.len() == given.len()).then_some(endpoints)
-}
-
-fn endpoint(text: &str) -> Result<String, (String, &'static str)> {
-    let allowed = "a URL such as \"https://es.example.com:9200\"";
-    let url = crate::net::http_client::Url::parse(text)
-        .map_err(|error| (format!("this is no URL: {error}"), allowed))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err((
-            format!("the scheme is `{}`, not http or https", url.scheme()),
-            allowed,
-        ));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err((
-            "credentials do not stand in a URL, where logs would show them".to_owned(),
-            "a URL without them, beside `auth.basic`",
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(("an endpoint ends with its path".to_owned(), allowed));
-    }
-    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn target(section: &mut Section<'_>) -> Option<Target> {
@@ -398,17 +340,7 @@ fn auth(section: &mut Section<'_>) -> Option<Option<Auth>> {
         return None;
     }
     let api_key = auth.get(&API_KEY);
-    let basic = auth
-        .has("basic")
-        .then(|| auth.table(&BASIC))
-        .flatten()
-        .map(|mut basic| {
-            let (user, password) = (basic.get(&USER), basic.get(&PASSWORD));
-            Some(Auth::Basic {
-                user: user?,
-                password: password?,
-            })
-        });
+    let basic = basic(&mut auth);
     let both = auth.has("api_key") && auth.has("basic");
     if both {
         auth.error_at(
@@ -431,69 +363,6 @@ fn auth(section: &mut Section<'_>) -> Option<Option<Auth>> {
             None
         }
     }
-}
-
-fn tls(section: &mut Section<'_>, endpoints: Option<&[String]>) -> Option<TlsFiles> {
-    if !section.has("tls") {
-        return Some(TlsFiles::default());
-    }
-    let at = section.place_of("tls");
-    let mut table = section.table(&TLS)?;
-    let path = |path: FilePath| path.0;
-    let server_name = server_name(&mut table);
-    let files = TlsFiles {
-        ca: table.get(&CA).map(path),
-        cert: table.get(&CERT).map(path),
-        key: table.get(&KEY).map(path),
-        server_name: server_name.clone().unwrap_or_default(),
-    };
-    let mut mistakes: Vec<(Place, String, &str)> = Vec::new();
-    match (table.has("cert"), table.has("key")) {
-        (true, false) => mistakes.push((
-            table.place_of("cert"),
-            "a certificate without its key".into(),
-            "add `key`",
-        )),
-        (false, true) => mistakes.push((
-            table.place_of("key"),
-            "a key without its certificate".into(),
-            "add `cert`",
-        )),
-        _ => {}
-    }
-    if let Some(plain) =
-        endpoints.and_then(|all| all.iter().find(|endpoint| endpoint.starts_with("http:")))
-    {
-        let help = "name the endpoint with https, or take `tls` out";
-        mistakes.push((at, format!("`tls` does nothing for {plain}"), help));
-    }
-    let relative = "paths are relative to the file they stand in";
-    for (key, problem) in files.problems() {
-        mistakes.push((table.place_of(key), problem, relative));
-    }
-    if mistakes.is_empty()
-        && !table.failed()
-        && let Err(problem) = files.client_config()
-    {
-        mistakes.push((at, problem, relative));
-    }
-    let good = mistakes.is_empty() && !table.failed();
-    for (place, problem, help) in mistakes {
-        table.error_at(place, problem, Some(help.to_owned()));
-    }
-    good.then_some(files)
-}
-
-/// `Some(None)`: none given. `None`: a mistake.
-fn server_name(table: &mut Section<'_>) -> Option<Option<String>> {
-    let Some(name) = table.get(&SERVER_NAME) else {
-        return (!table.has("server_name")).then_some(None);
-    };
-    if !tls::is_server_name(&name.value) {
-        table.error_at(name.at, "this is no host name or address", None);
-        return None;
-    }
-    Some(Some(name.value))
 }
 
 /// `Some(None)`: none given. `None`: a mistake.

@@ -8,7 +8,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::connection::{Attempt, Call};
+use super::connection::{Attempt, Call, Refused as _, expect_ok};
 use super::{Document, Settings, Target};
 use crate::net::http_client::Method;
 use crate::sinks::{Alarm, Outcome};
@@ -140,15 +140,12 @@ pub(super) async fn install(
 ) -> Result<String, Outcome> {
     const DOING: &str = "installing the index template";
     let name = name(settings);
+    let path = format!("/_index_template/{name}");
     let call = Call {
-        doing: DOING,
         method: Method::PUT,
-        path: &format!("/_index_template/{name}"),
-        body: Some(template(settings, product).to_string().into()),
-        gzip: false,
-        stores: false,
+        ..Call::post(DOING, &path, template(settings, product).to_string())
     };
-    attempt.expect_ok(call).await?;
+    expect_ok(attempt, call).await?;
     Ok(format!(
         "installed index template {name} for {}",
         settings.target.pattern()

@@ -296,7 +296,10 @@ fn settings(keys: &str) -> Result<Settings, String> {
 #[test]
 fn the_shortest_configuration_names_endpoints_only() {
     let settings = settings("endpoints = [\"https://es.example.com:9200/es/\"]").unwrap();
-    assert_eq!(settings.endpoints, ["https://es.example.com:9200/es"]);
+    assert_eq!(
+        settings.access.endpoints,
+        ["https://es.example.com:9200/es"]
+    );
     assert!(
         matches!(&settings.target, Target::DataStream(name) if name == "logs-kubernetes.audit-default")
     );
@@ -304,7 +307,7 @@ fn the_shortest_configuration_names_endpoints_only() {
         settings.gzip
             && settings.managed_template
             && settings.verify_conflicts
-            && settings.auth.is_none()
+            && settings.access.auth.is_none()
     );
     assert!(bulk_path(&settings).starts_with("/logs-kubernetes.audit-default/_bulk?filter_path="));
 }

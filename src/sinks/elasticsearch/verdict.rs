@@ -2,17 +2,15 @@
 //! holds the real bodies of both servers.
 //!
 //! Invariants: whatever is not understood is in doubt and tried again, never taken for stored; what is a matter of
-//! configuration stops the sink, never rejects an event; a reason is at most [`REASON_BYTES_MAX`] bytes and never
+//! configuration stops the sink, never rejects an event; a reason is [`bounded`] and never
 //! shows a value of an event (servers quote them: `Preview of field's value: '…'`).
 
 use serde::Deserialize;
 
 use crate::clock::Micros;
-use crate::net::http_client::{Answer, HttpError};
+use crate::net::http_client::Answer;
+use crate::sinks::http_connection::bounded;
 use crate::sinks::{Outcome, Rejection, RejectionKind};
-
-/// Longest reason.
-pub(super) const REASON_BYTES_MAX: usize = 512;
 
 /// Verdict on one item of a bulk answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,31 +310,6 @@ pub(super) fn refused(answer: &Answer, doing: &str, now: Micros) -> Outcome {
     }
 }
 
-/// What a request without an answer means. `may_have_stored`: whether it was one that stores.
-pub(super) fn broken(
-    error: &HttpError,
-    doing: &str,
-    endpoint: &str,
-    may_have_stored: bool,
-) -> Outcome {
-    let reason = bounded(format!("{doing} at {endpoint}: {error}"));
-    match error {
-        HttpError::Untrusted(_) => Outcome::Stop {
-            reason: format!("{reason}; check `tls` and the certificate at the endpoint"),
-        },
-        HttpError::Unreachable(_) => Outcome::Retry {
-            after: None,
-            reason,
-            in_doubt: false,
-        },
-        HttpError::Unfinished(_) | HttpError::AnswerTooLarge(_) => Outcome::Retry {
-            after: None,
-            reason,
-            in_doubt: may_have_stored,
-        },
-    }
-}
-
 /// The batch may be stored or not; try again.
 pub(super) fn in_doubt(reason: String) -> Outcome {
     Outcome::Retry {
@@ -412,22 +385,6 @@ const VALUE_WORDS: [&str; 6] = [
     "string ",
     "token ",
 ];
-
-/// At most [`REASON_BYTES_MAX`] bytes, one line.
-fn bounded(mut text: String) -> String {
-    if text.contains(['\n', '\r']) {
-        text = text.replace(['\n', '\r'], " ");
-    }
-    if text.len() > REASON_BYTES_MAX {
-        let mut end = REASON_BYTES_MAX - '…'.len_utf8();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests;

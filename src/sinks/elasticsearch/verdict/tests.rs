@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::sinks::http_connection::REASON_BYTES_MAX;
 
 fn item(body: &str) -> Item {
     let answer = format!(r#"{{"took":9,"errors":true,"items":[{{"create":{body}}}]}}"#);
@@ -380,28 +381,4 @@ fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         };
         assert_eq!(after, seconds.map(Duration::from_secs), "{text}");
     }
-}
-
-#[test]
-fn a_broken_request_is_in_doubt_only_when_it_was_sent() {
-    let check = |error: HttpError| broken(&error, "bulk request", "http://es:9200", true);
-    assert!(matches!(
-        check(HttpError::Unreachable("refused".into())),
-        Outcome::Retry {
-            in_doubt: false,
-            ..
-        }
-    ));
-    assert!(matches!(
-        check(HttpError::Unfinished("reset".into())),
-        Outcome::Retry { in_doubt: true, .. }
-    ));
-    assert!(matches!(
-        check(HttpError::AnswerTooLarge(9)),
-        Outcome::Retry { in_doubt: true, .. }
-    ));
-    assert!(matches!(
-        check(HttpError::Untrusted("UnknownIssuer".into())),
-        Outcome::Stop { .. }
-    ));
 }
