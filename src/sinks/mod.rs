@@ -6,6 +6,9 @@
 #[cfg(feature = "elasticsearch")]
 pub mod elasticsearch;
 
+#[cfg(feature = "loki")]
+pub mod loki;
+
 #[cfg(feature = "file")]
 pub mod file;
 
@@ -37,6 +40,8 @@ use crate::event::{Generation, Origin};
 pub static SINKS: &[&SinkKind] = &[
     #[cfg(feature = "elasticsearch")]
     &elasticsearch::KIND,
+    #[cfg(feature = "loki")]
+    &loki::KIND,
     #[cfg(feature = "file")]
     &file::KIND,
     #[cfg(feature = "stdout")]
@@ -44,7 +49,7 @@ pub static SINKS: &[&SinkKind] = &[
 ];
 
 /// Kinds that are planned and that this version does not have yet.
-pub const NOT_BUILT_YET: &[&str] = &["kafka", "s3", "loki", "http", "forward", "slack"];
+pub const NOT_BUILT_YET: &[&str] = &["kafka", "s3", "http", "forward", "slack"];
 
 /// A future that a sink returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -29,6 +29,7 @@ fn every_kind_of_sink_is_documented_shown_and_held_by_a_suite() {
         }
         let held = match kind.name {
             "elasticsearch" => "tests/contract/elasticsearch/mod.rs",
+            "loki" => "tests/contract/loki/mod.rs",
             "file" | "stdout" => "tests/end_to_end/rotated_once.rs",
             other => panic!("the sink {other} has no suite: give it a fake and a contract"),
         };

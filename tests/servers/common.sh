@@ -102,6 +102,13 @@ leave_root() {
   fi
 }
 
+# ready URL CURL_ARGS: whether the server takes requests; a script whose server tells it otherwise has its own.
+# shellcheck disable=SC2086
+ready() {
+  curl -s -m 30 --noproxy '*' $2 "$1/_cluster/health?wait_for_status=yellow&timeout=20s" 2>/dev/null |
+    grep -qE '"status":"(green|yellow)"'
+}
+
 # serve DIR URL CURL_ARGS COMMAND…: runs the server until standard input ends, then removes DIR; prints URL once it is
 # ready. A server that does not get ready leaves DIR behind, for its log.
 serve() {
@@ -112,9 +119,7 @@ serve() {
   pid=$!
   # The whole process group: Elasticsearch's launcher has the server as a child.
   trap "kill -KILL -- -$pid 2>/dev/null || true" EXIT
-  # shellcheck disable=SC2086
-  until curl -s -m 30 --noproxy '*' $curl_args "$url/_cluster/health?wait_for_status=yellow&timeout=20s" 2>/dev/null |
-    grep -qE '"status":"(green|yellow)"'; do
+  until ready "$url" "$curl_args"; do
     kill -0 $pid 2>/dev/null || { tail -n 20 "$dir/log" >&2; fail "the server ended at its start, see $dir/log"; }
     [ $SECONDS -lt $deadline ] || { tail -n 20 "$dir/log" >&2; fail "the server was not ready in time, see $dir/log"; }
     sleep 0.2
