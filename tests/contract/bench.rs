@@ -79,6 +79,11 @@ impl Target {
         format!("audit-{}", self.unique)
     }
 
+    /// Another one.
+    pub(crate) fn another_index(&self) -> String {
+        format!("audit-{}", unique())
+    }
+
     /// Everything in an index or data stream.
     pub(crate) fn documents(&self, name: &str) -> Vec<Stored> {
         match &self.fake {

@@ -7,6 +7,9 @@ pub(crate) mod bench;
 /// Elasticsearch and OpenSearch: once under its id, bytes as they were, conflicts, splits, logins, templates.
 mod elasticsearch;
 
+/// What every destination owes, fake and real: one table of cases against one of destinations.
+mod conformance;
+
 /// The fake against the real server, request by request.
 mod fidelity;
 

@@ -110,12 +110,25 @@ ready() {
 }
 
 # serve DIR URL CURL_ARGS COMMAND…: runs the server until standard input ends, then removes DIR; prints URL once it is
-# ready. A server that does not get ready leaves DIR behind, for its log.
+# ready. A line `restart` on standard input kills it and starts it again with its data, and prints URL again. A server
+# that does not get ready leaves DIR behind, for its log.
 serve() {
-  local dir=$1 url=$2 curl_args=$3 deadline=$((SECONDS + ${AUDITSHIP_START_TIMEOUT:-180}))
+  local dir=$1 url=$2 curl_args=$3 word
   shift 3
   need curl
-  setsid "$@" >"$dir/log" 2>&1 </dev/null &
+  launch "$@"
+  while read -r word; do
+    [ "$word" = restart ] || fail "not a word of ours: $word"
+    kill -KILL -- -$pid 2>/dev/null || true
+    wait $pid 2>/dev/null || true
+    launch "$@"
+  done
+}
+
+# The rest of serve: starts COMMAND in the variables of its caller and waits until it is ready.
+launch() {
+  local deadline=$((SECONDS + ${AUDITSHIP_START_TIMEOUT:-180}))
+  setsid "$@" >>"$dir/log" 2>&1 </dev/null &
   pid=$!
   # The whole process group: Elasticsearch's launcher has the server as a child.
   trap "kill -KILL -- -$pid 2>/dev/null || true" EXIT
@@ -126,7 +139,6 @@ serve() {
   done
   trap "kill -KILL -- -$pid 2>/dev/null || true; wait $pid 2>/dev/null || true; rm -rf '$dir'" EXIT
   echo "$url"
-  cat >/dev/null
 }
 
 log_config() {

@@ -127,6 +127,37 @@ path = "{live}"
         Agent::spawn(self.path(), &["run", &config.to_string_lossy()])
     }
 
+    /// As [`Place::start`], where host names resolve as the file `hosts` says at the moment. `Err`: this machine gives no
+    /// mount namespace.
+    pub(crate) fn start_with_hosts(&self, config: &Path, hosts: &Path) -> Result<Agent, String> {
+        const ENTER: &str = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+        let unshare = |rest: &[&str]| {
+            let mut command = Command::new("unshare");
+            command
+                .args([
+                    "--user",
+                    "--map-root-user",
+                    "--mount",
+                    "sh",
+                    "-c",
+                    ENTER,
+                    "sh",
+                ])
+                .arg(hosts)
+                .args(rest);
+            command
+        };
+        let tried = unshare(&["true"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("unshare: {error}"))?;
+        if !tried.status.success() {
+            return Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned());
+        }
+        let command = unshare(&[BINARY, "run", &config.to_string_lossy()]);
+        Ok(Agent::spawn_command(self.path(), command))
+    }
+
     /// `auditship run --once`, to its end.
     pub(crate) fn run_once(&self, config: &Path, more: &[&str]) -> Finished {
         let config = config.to_string_lossy();
@@ -249,14 +280,19 @@ impl Finished {
 impl Agent {
     /// Starts the binary in `dir` with these arguments.
     pub(crate) fn spawn(dir: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        Self::spawn_command(dir, command)
+    }
+
+    fn spawn_command(dir: &Path, mut command: Command) -> Self {
         // Numbered, since a test starts many in one place.
         let number = fs::read_dir(dir).expect("the place is there").count();
         let (stdout, stderr) = (
             dir.join(format!("stdout-{number}")),
             dir.join(format!("stderr-{number}")),
         );
-        let child = Command::new(BINARY)
-            .args(arguments)
+        let child = command
             .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(fs::File::create(&stdout).expect("create"))

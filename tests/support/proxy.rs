@@ -28,6 +28,10 @@ pub(crate) enum Fault {
     TruncateAnswerAfter(u64),
     /// The answer comes this many bytes at a time, each this long after the other.
     Drip(usize, Duration),
+    /// Whatever is asked, the first bytes come back and then the others, again and again. Nothing reaches the server.
+    Flood(&'static [u8], &'static [u8]),
+    /// All passes, but for answers that come when so many bytes went to the server: those are held back.
+    HoldAnswersAfter(u64),
 }
 
 type Plan = Box<dyn FnMut(u64) -> Fault + Send>;
@@ -47,12 +51,19 @@ struct Shared {
     epoch: AtomicU64,
     /// Faults that did strike.
     struck: AtomicU64,
+    /// Bytes that went to the server.
+    sent: AtomicU64,
 }
 
 impl Proxy {
     /// A proxy to `upstream` that breaks nothing yet.
     pub(crate) fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), upstream)
+    }
+
+    /// As [`Proxy::start`], at an address of the caller's choice.
+    pub(crate) fn start_at(address: SocketAddr, upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             upstream,
@@ -60,6 +71,7 @@ impl Proxy {
             over: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             struck: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
         });
         let sharing = Arc::clone(&shared);
         let accepting = std::thread::spawn(move || accept(&listener, &sharing));
@@ -75,6 +87,11 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
+    /// The same without a scheme.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The fault of each connection from now on, by its number; open ones are broken.
     pub(crate) fn plan(&self, plan: impl FnMut(u64) -> Fault + Send + 'static) {
         *self.shared.plan.lock().expect("no holder panics") = Box::new(plan);
@@ -86,9 +103,19 @@ impl Proxy {
         self.plan(move |_| fault);
     }
 
+    /// Breaks every open connection; the plan stays.
+    pub(crate) fn break_open(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// How many faults did strike: a test whose faults never struck has shown nothing.
     pub(crate) fn struck(&self) -> u64 {
         self.shared.struck.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that went through to the server so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::SeqCst)
     }
 }
 
@@ -128,6 +155,9 @@ fn carry(client: &TcpStream, fault: Fault, epoch: u64, shared: &Arc<Shared>) -> 
         }
         return reset(client);
     }
+    if let Fault::Flood(first, then) = fault {
+        return flood(client, first, then, epoch, shared);
+    }
     let server = TcpStream::connect(shared.upstream)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -141,29 +171,40 @@ fn carry(client: &TcpStream, fault: Fault, epoch: u64, shared: &Arc<Shared>) -> 
     } else {
         None
     };
+    let hold = match fault {
+        Fault::HoldAnswersAfter(count) => Some(count),
+        _ => None,
+    };
+    let asked = Arc::new(AtomicU64::new(0));
     let broken = Arc::new(AtomicBool::new(false));
     let (upward_client, upward_server) = (client.try_clone()?, server.try_clone()?);
     let (sharing, breaking) = (Arc::clone(shared), Arc::clone(&broken));
+    let asking = Arc::clone(&asked);
     let upward = std::thread::spawn(move || {
         let way = Way {
             from: &upward_client,
             to: &upward_server,
             limit: request_limit,
             drip: None,
+            hold: None,
+            asked: &asking,
             broken: &breaking,
         };
-        way.run(epoch, &sharing, true)
+        way.run(epoch, &sharing, true, true)
     });
     let way = Way {
         from: &server,
         to: client,
         limit: answer_limit,
         drip,
+        hold,
+        asked: &asked,
         broken: &broken,
     };
     let downward = way.run(
         epoch,
         shared,
+        false,
         !matches!(fault, Fault::TruncateAnswerAfter(_)),
     );
     if !broken.load(Ordering::SeqCst) {
@@ -178,6 +219,44 @@ fn carry(client: &TcpStream, fault: Fault, epoch: u64, shared: &Arc<Shared>) -> 
         .join()
         .map_err(|_| io::Error::other("the upward thread panicked"))?
         .and(downward)
+}
+
+/// Answers without end, and takes what comes meanwhile, so that nobody waits for the other.
+fn flood(
+    client: &TcpStream,
+    first: &[u8],
+    then: &[u8],
+    epoch: u64,
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut byte = [0];
+    (&mut &*client).read_exact(&mut byte)?;
+    shared.struck.fetch_add(1, Ordering::SeqCst);
+    let mut asking = client.try_clone()?;
+    let taking = std::thread::spawn(move || io::copy(&mut asking, &mut io::sink()));
+    client.set_write_timeout(Some(Duration::from_millis(20)))?;
+    let mut answered = (&mut &*client).write_all(first);
+    while shared.current(epoch) && answered.is_ok() {
+        answered = match (&mut &*client).write(then) {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        };
+    }
+    reset(client)?;
+    client
+        .shutdown(Shutdown::Both)
+        .or_else(ignore_not_connected)?;
+    taking
+        .join()
+        .map_err(|_| io::Error::other("the taking thread panicked"))?
+        .and(answered)
 }
 
 fn ignore_not_connected(error: io::Error) -> io::Result<()> {
@@ -200,12 +279,16 @@ struct Way<'a> {
     to: &'a TcpStream,
     limit: Option<u64>,
     drip: Option<(usize, Duration)>,
+    /// See [`Fault::HoldAnswersAfter`].
+    hold: Option<u64>,
+    /// Bytes that this connection's client has sent.
+    asked: &'a AtomicU64,
     /// Set by whichever direction breaks the connection: closed without a shutdown, it is a reset.
     broken: &'a AtomicBool,
 }
 
 impl Way<'_> {
-    fn run(&self, epoch: u64, shared: &Shared, hard: bool) -> io::Result<()> {
+    fn run(&self, epoch: u64, shared: &Shared, upward: bool, hard: bool) -> io::Result<()> {
         self.from
             .set_read_timeout(Some(Duration::from_millis(20)))?;
         let mut buffer = vec![0; 64 << 10];
@@ -237,9 +320,21 @@ impl Way<'_> {
                 Err(error) => return Err(error),
             };
             passed += count as u64;
+            if upward {
+                self.asked.fetch_add(count as u64, Ordering::SeqCst);
+                shared.sent.fetch_add(count as u64, Ordering::SeqCst);
+            }
+            if self
+                .hold
+                .is_some_and(|hold| self.asked.load(Ordering::SeqCst) > hold)
+            {
+                shared.struck.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             match self.drip {
                 None => (&mut &*self.to).write_all(&buffer[..count])?,
                 Some((bytes, each)) => {
+                    shared.struck.fetch_add(1, Ordering::SeqCst);
                     for piece in buffer[..count].chunks(bytes) {
                         if !shared.current(epoch) {
                             break;
@@ -247,7 +342,6 @@ impl Way<'_> {
                         (&mut &*self.to).write_all(piece)?;
                         pause(each);
                     }
-                    shared.struck.fetch_add(1, Ordering::SeqCst);
                 }
             }
         }

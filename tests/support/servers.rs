@@ -5,8 +5,8 @@
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{LazyLock, Mutex};
 
 use super::http::Http;
 
@@ -19,11 +19,24 @@ pub(crate) struct Server {
     pub(crate) url: String,
     /// Its directory; `certs` below it where it speaks TLS.
     pub(crate) dir: PathBuf,
-    _process: Child,
+    process: Mutex<Child>,
+    said: Mutex<BufReader<ChildStdout>>,
     _dir: tempfile::TempDir,
 }
 
 impl Server {
+    /// Kills it, starts it again with its data and its ports, and waits until it is ready.
+    pub(crate) fn restart(&self) {
+        let mut process = self.process.lock().expect("no holder panics");
+        let stdin = process.stdin.as_mut().expect("piped, and never taken");
+        stdin.write_all(b"restart\n").expect("the script listens");
+        stdin.flush().expect("the script listens");
+        let mut url = String::new();
+        let mut said = self.said.lock().expect("no holder panics");
+        said.read_line(&mut url).expect("read the script's output");
+        assert_eq!(url.trim(), self.url, "it comes back where it was");
+    }
+
     /// Logged in with this basic authorization where the server wants one.
     pub(crate) fn http(&self, user_password_base64: Option<&str>) -> Http {
         let tls = self.url.starts_with("https");
@@ -39,7 +52,7 @@ impl Server {
 pub(crate) const ADMIN: &str = "YWRtaW46YWRtaW4tc2VjcmV0";
 
 /// `Ok` or why it cannot be had.
-type Had = Result<Server, String>;
+pub(crate) type Had = Result<Server, String>;
 
 static OPENSEARCH: LazyLock<Had> =
     LazyLock::new(|| start("opensearch", &[], &["http.max_content_length=2mb"]));
@@ -59,6 +72,15 @@ pub(crate) fn opensearch_secure(test: &str) -> Option<&'static Server> {
 /// Elasticsearch 8.17.4 with its security feature.
 pub(crate) fn elasticsearch(test: &str) -> Option<&'static Server> {
     or_skip(&ELASTICSEARCH, test)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let process = self.process.get_mut().expect("no holder panics");
+        // Its standard input ends, so it ends too; its directory goes after that.
+        drop(process.stdin.take());
+        process.wait().expect("a child of ours can be waited for");
+    }
 }
 
 fn or_skip(had: &'static Had, test: &str) -> Option<&'static Server> {
@@ -88,7 +110,8 @@ pub(crate) fn skip(test: &str, why: &str) {
     }
 }
 
-fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
+/// A server of a test's own, for what would disturb the others: it ends when dropped.
+pub(crate) fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/servers")
         .join(script);
@@ -122,8 +145,8 @@ fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
         .spawn()
         .expect("the script was run a moment ago");
     let mut url = String::new();
-    let stdout = process.stdout.take().expect("piped");
-    BufReader::new(stdout)
+    let mut stdout = BufReader::new(process.stdout.take().expect("piped"));
+    stdout
         .read_line(&mut url)
         .expect("read the script's output");
     if url.is_empty() {
@@ -139,7 +162,8 @@ fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
     Ok(Server {
         url: url.trim().to_owned(),
         dir: dir.path().to_owned(),
-        _process: process,
+        process: Mutex::new(process),
+        said: Mutex::new(stdout),
         _dir: dir,
     })
 }
