@@ -1,7 +1,7 @@
 //! The rule of systematic refusal (design D7): is it the event that is bad, or the destination? Pure.
 //!
 //! A refused event becomes a dead letter only when the destination accepted another one in the same batch or in an
-//! attempt that started later. Until then it is *held*: pending, blocking nobody but the cursor. Twenty held for one
+//! attempt that started later; of a batch that was halved, when all its parts are decided. Until then it is *held*: pending, blocking nobody but the cursor. Twenty held for one
 //! reason, a hundred held for any, or twenty and half of one batch, are the destination's doing: the sink stops and
 //! nothing of it becomes a dead letter.
 //!
@@ -30,6 +30,8 @@ pub struct Answer {
     pub siblings_accepted: bool,
     /// Records of the batch that this attempt is all or a part of.
     pub of: u64,
+    /// The batch that was halved, of which this attempt is a part.
+    pub halved: Option<u64>,
     /// Refused for good, their fallback too.
     pub refused: Vec<(u64, Rejection)>,
 }
@@ -43,10 +45,18 @@ pub struct Judgement {
     pub systematic: Option<(String, Vec<u64>)>,
 }
 
+#[derive(Debug)]
+struct Held {
+    /// The attempt that refused it.
+    seq: u64,
+    halved: Option<u64>,
+    rejection: Rejection,
+}
+
 /// Refused records that wait for an acceptance.
 #[derive(Debug, Default)]
 pub struct Refusals {
-    held: BTreeMap<u64, (u64, Rejection)>,
+    held: BTreeMap<u64, Held>,
     accepted_seq: Option<u64>,
 }
 
@@ -72,14 +82,14 @@ impl Refusals {
             let later: Vec<u64> = self
                 .held
                 .iter()
-                .filter(|(_, (seq, _))| *seq <= accepted)
+                .filter(|(_, held)| held.seq <= accepted)
                 .map(|(n, _)| *n)
                 .collect();
             for number in later {
                 condemned.extend(
                     self.held
                         .remove(&number)
-                        .map(|(_, rejection)| (number, rejection)),
+                        .map(|held| (number, held.rejection)),
                 );
             }
         }
@@ -96,7 +106,12 @@ impl Refusals {
             };
         }
         for (number, rejection) in answer.refused {
-            self.held.insert(number, (answer.seq, rejection));
+            let held = Held {
+                seq: answer.seq,
+                halved: answer.halved,
+                rejection,
+            };
+            self.held.insert(number, held);
         }
         match self.too_many() {
             Some(reason) => self.systematic(reason, Vec::new()),
@@ -104,6 +119,35 @@ impl Refusals {
                 condemned,
                 systematic: None,
             },
+        }
+    }
+
+    /// All parts of a halved batch of `of` records are decided, so many of them accepted: judges what is held of it.
+    pub fn judge_halved(&mut self, batch: u64, of: u64, accepted: u64) -> Judgement {
+        let of_it = |held: &Held| held.halved == Some(batch);
+        let refused = self.held.values().filter(|held| of_it(held)).count();
+        if accepted == 0 || refused == 0 {
+            return Judgement::default();
+        }
+        if refused >= SYSTEMATIC && 2 * refused as u64 >= of {
+            let one = self.held.values().find(|held| of_it(held));
+            let reason = format!(
+                "{refused} of {of} events of one batch were refused: {}",
+                one.map(|held| words(&held.rejection)).unwrap_or_default()
+            );
+            return self.systematic(reason, Vec::new());
+        }
+        let (condemned, held) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|(_, held)| of_it(held));
+        self.held = held;
+        let condemned: BTreeMap<u64, Held> = condemned;
+        Judgement {
+            condemned: condemned
+                .into_iter()
+                .map(|(number, held)| (number, held.rejection))
+                .collect(),
+            systematic: None,
         }
     }
 
@@ -133,7 +177,7 @@ impl Refusals {
 
     /// One line on why they wait.
     pub fn why(&self) -> Option<String> {
-        let (number, (_, rejection)) = self.held.first_key_value()?;
+        let (number, Held { rejection, .. }) = self.held.first_key_value()?;
         Some(format!(
             "{} refused, the first is record {number} ({}): waiting for the destination to accept any other event",
             self.held.len(),
@@ -143,7 +187,7 @@ impl Refusals {
 
     fn too_many(&self) -> Option<String> {
         let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
-        for (_, rejection) in self.held.values() {
+        for Held { rejection, .. } in self.held.values() {
             let count = classes.entry(rejection.class.as_str()).or_default();
             *count += 1;
             if *count >= SYSTEMATIC {
@@ -153,7 +197,7 @@ impl Refusals {
                 ));
             }
         }
-        let (_, (_, rejection)) = self.held.first_key_value()?;
+        let (_, Held { rejection, .. }) = self.held.first_key_value()?;
         (self.held.len() >= HELD_MAX).then(|| {
             format!(
                 "{} events in a row were refused, one of them: {}",
@@ -205,6 +249,7 @@ mod tests {
             seq,
             accepted,
             of,
+            halved: None,
             siblings_accepted: false,
             refused: records.map(|n| (n, no(class))).collect(),
         }

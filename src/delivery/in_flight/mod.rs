@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::delivery::numbers::Numbers;
-use crate::delivery::refusal::{Answer, Refusals};
+use crate::delivery::refusal::{Answer, Judgement, Refusals};
 use crate::sinks::{Alarm, Form, Outcome, Rejection, Seal, Verdict};
 use crate::spool::cursor::CursorRecord;
 use task::Sorted;
@@ -33,6 +33,14 @@ pub enum Fate {
     DeadLetter,
     /// In a recorded gap of this sink.
     Gap,
+}
+
+/// A batch that was halved, until the last part of it is decided.
+#[derive(Debug)]
+struct Halved {
+    of: u64,
+    undecided: u64,
+    accepted: u64,
 }
 
 /// Counts of records that are done.
@@ -88,6 +96,8 @@ pub struct InFlight {
     open: BTreeMap<u64, Task>,
     waiting: BTreeMap<u64, Task>,
     refusals: Refusals,
+    /// Batches that were halved, by their first attempt.
+    halved: BTreeMap<u64, Halved>,
     condemned: BTreeMap<u64, Rejection>,
     /// Behind the highest record that was refused in an attempt in doubt: an earlier one may have stored it.
     refused_in_doubt_end: u64,
@@ -107,6 +117,7 @@ impl InFlight {
             open: BTreeMap::new(),
             waiting: BTreeMap::new(),
             refusals: Refusals::default(),
+            halved: BTreeMap::new(),
             condemned: BTreeMap::new(),
             refused_in_doubt_end: 0,
         }
@@ -422,6 +433,8 @@ impl InFlight {
     }
 
     fn close_anywhere(&mut self, records: &Numbers, fate: Fate) {
+        // Parts of a halved batch may be among them: what is held of it waits for a later acceptance.
+        self.halved.clear();
         let end = records.end().unwrap_or(0);
         if end > self.next {
             self.next = end;
@@ -488,6 +501,13 @@ impl InFlight {
             let except = vec![(task.first(), Verdict::Rejected(verdict))];
             return self.delivered(seq, task, None, except, Vec::new());
         }
+        let of = task.records.len();
+        let halved = task.halved.unwrap_or(seq);
+        self.halved.entry(halved).or_insert(Halved {
+            of,
+            undecided: of,
+            accepted: 0,
+        });
         let (lower, upper) = task.records.halves();
         for records in [lower, upper] {
             self.wait(Task {
@@ -495,6 +515,7 @@ impl InFlight {
                 records,
                 seal: None,
                 seal_of: 0,
+                halved: Some(halved),
                 siblings_accepted: false,
                 marks: 0,
                 ..task.clone()
@@ -538,13 +559,17 @@ impl InFlight {
                 seal: None,
                 seal_of: 0,
                 siblings_accepted,
+                halved: task.halved,
                 marks: 0,
                 of: task.of,
             });
         }
         let rejected = fallback || !sorted.refused.is_empty() || !sorted.beyond_limits.is_empty();
+        let beyond_limits = sorted.beyond_limits.len() as u64;
         self.condemned.extend(sorted.beyond_limits);
+        let decided = stored.len() + sorted.refused.len() as u64 + beyond_limits;
         let stop = self.judge(seq, &task, stored.len(), sorted.refused);
+        let stop = stop.or_else(|| self.decide_halved(task.halved, decided, stored.len()));
         let outcome = match (&stop, &sorted.retry, rejected) {
             (Some(_), _, _) => "stopped",
             (_, Some(_), _) => "retry",
@@ -596,8 +621,31 @@ impl InFlight {
             accepted,
             siblings_accepted: task.siblings_accepted,
             of: task.of,
+            halved: task.halved,
             refused,
         });
+        self.act(judgement)
+    }
+
+    /// A part of a halved batch was decided. With the last part, what was refused of the whole is judged by what was
+    /// accepted of it.
+    fn decide_halved(&mut self, batch: Option<u64>, decided: u64, accepted: u64) -> Option<String> {
+        let batch = batch?;
+        let halved = self.halved.get_mut(&batch)?;
+        halved.undecided = halved.undecided.saturating_sub(decided);
+        halved.accepted += accepted;
+        if halved.undecided > 0 {
+            return None;
+        }
+        let halved = self.halved.remove(&batch)?;
+        let judgement = self
+            .refusals
+            .judge_halved(batch, halved.of, halved.accepted);
+        self.act(judgement)
+    }
+
+    /// Condemns, or sends again; why the sink is to stop, if it is.
+    fn act(&mut self, judgement: Judgement) -> Option<String> {
         self.condemned.extend(judgement.condemned);
         let (reason, records) = judgement.systematic?;
         self.wait_again(records);

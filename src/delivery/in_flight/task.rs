@@ -21,6 +21,8 @@ pub struct Task {
     pub(super) of: u64,
     /// Others of that batch were accepted.
     pub(super) siblings_accepted: bool,
+    /// The batch that was halved, of which this is a part.
+    pub(super) halved: Option<u64>,
     /// `MarkFirst` answers in a row.
     pub(super) marks: u8,
 }
@@ -36,6 +38,7 @@ impl Task {
             seal_of: 0,
             of,
             siblings_accepted: false,
+            halved: None,
             marks: 0,
         }
     }

@@ -188,6 +188,52 @@ fn a_verdict_on_a_record_that_was_not_sent_is_not_believed() {
 }
 
 #[test]
+fn a_large_record_is_condemned_by_what_was_accepted_of_its_halved_batch() {
+    let mut books = start();
+    let whole = books.open_new(4);
+    let verdict = || rejected(RejectionKind::TooLarge);
+    books.finish(whole, Outcome::Split { verdict: verdict() });
+    let lower = books.open_lowest(2);
+    let upper = books.open_lowest(4);
+    books.finish(upper, delivered(Vec::new()));
+    books.finish(lower, Outcome::Split { verdict: verdict() });
+    let first = books.open_lowest(1);
+    books.finish(first, Outcome::Split { verdict: verdict() });
+    assert_eq!(
+        books.condemned().count(),
+        0,
+        "a part of the batch is undecided"
+    );
+    let second = books.open_lowest(2);
+    books.finish(second, delivered(Vec::new()));
+    let condemned: Vec<u64> = books.condemned().map(|(number, _)| number).collect();
+    assert_eq!(condemned, [0]);
+}
+
+#[test]
+fn a_halved_batch_refused_for_the_most_part_stops_the_sink() {
+    let mut books = start();
+    let verdict = || rejected(RejectionKind::Refused);
+    let whole = books.open_new(32);
+    books.finish(whole, Outcome::Split { verdict: verdict() });
+    let mut stopped = None;
+    while let Some(task) = books.lowest_waiting().cloned() {
+        let seq = books.open_lowest(u64::MAX);
+        let good = task.records.len() == 1 && task.records.contains(31);
+        let finish = match good {
+            true => books.finish(seq, delivered(Vec::new())),
+            false => books.finish(seq, Outcome::Split { verdict: verdict() }),
+        };
+        if finish.stop.is_some() {
+            stopped = finish.stop;
+            break;
+        }
+    }
+    assert!(stopped.is_some_and(|why| why.contains("refused")));
+    assert_eq!(books.condemned().count(), 0);
+}
+
+#[test]
 fn a_sink_that_only_asks_for_marks_backs_off() {
     let mut books = start();
     let mut seq = books.open_new(1);
