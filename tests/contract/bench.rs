@@ -352,7 +352,7 @@ impl Bench {
 }
 
 /// Reads a kind's own keys, which must be right.
-fn read_config(kind: &str, keys: &str, dir: &Path) -> Box<dyn SinkConfig> {
+pub(crate) fn read_config(kind: &str, keys: &str, dir: &Path) -> Box<dyn SinkConfig> {
     let kind = SINKS
         .iter()
         .find(|known| known.name == kind)

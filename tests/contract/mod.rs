@@ -10,6 +10,9 @@ mod elasticsearch;
 /// What every destination owes, fake and real: one table of cases against one of destinations.
 mod conformance;
 
+/// Loki: lines once and byte for byte, nothing lost under a 204, refusals, limits, logins.
+mod loki;
+
 /// The fake against the real server, request by request.
 mod fidelity;
 

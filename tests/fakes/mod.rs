@@ -6,5 +6,8 @@ pub(crate) mod http_server;
 /// Certificates of a test's own authority.
 pub(crate) mod certificates;
 
+/// Grafana Loki.
+pub(crate) mod loki;
+
 /// Elasticsearch and OpenSearch.
 pub(crate) mod elasticsearch;

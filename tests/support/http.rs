@@ -52,11 +52,23 @@ impl Http {
         path: &str,
         body: &[u8],
     ) -> io::Result<(u16, Vec<u8>)> {
+        self.request_with(method, path, &[], body)
+    }
+
+    /// The same with more headers.
+    pub(crate) fn request_with(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<(u16, Vec<u8>)> {
         let (scheme, host) = self
             .url
             .split_once("://")
             .ok_or_else(|| io::Error::other("no scheme"))?;
         let mut headers = vec![("host", host), ("content-type", "application/json")];
+        headers.extend_from_slice(more);
         if let Some(authorization) = &self.authorization {
             headers.push(("authorization", authorization));
         }

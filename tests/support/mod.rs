@@ -22,5 +22,8 @@ pub(crate) mod proxy;
 /// A plain HTTP client for reading back what a server holds.
 pub(crate) mod http;
 
+/// What a server of Loki's push API holds.
+pub(crate) mod loki;
+
 /// Real servers, started once for a test run, and what to do where they cannot be had.
 pub(crate) mod servers;

@@ -58,6 +58,18 @@ static OPENSEARCH: LazyLock<Had> =
     LazyLock::new(|| start("opensearch", &[], &["http.max_content_length=2mb"]));
 static OPENSEARCH_SECURE: LazyLock<Had> = LazyLock::new(|| start("opensearch", &["--secure"], &[]));
 static ELASTICSEARCH: LazyLock<Had> = LazyLock::new(|| start("elasticsearch", &[], &[]));
+static LOKI_API: LazyLock<Had> = LazyLock::new(|| start("loki-api", &[], &[]));
+static LOKI_API_SECURE: LazyLock<Had> = LazyLock::new(|| start("loki-api", &["--secure"], &[]));
+
+/// VictoriaLogs, which takes Loki's push API and judges nothing; the path of its endpoint is `/insert`.
+pub(crate) fn loki_api(test: &str) -> Option<&'static Server> {
+    or_skip(&LOKI_API, test)
+}
+
+/// The same over HTTPS, for user `writer` with password `writer-secret`.
+pub(crate) fn loki_api_secure(test: &str) -> Option<&'static Server> {
+    or_skip(&LOKI_API_SECURE, test)
+}
 
 /// OpenSearch 3.7.0, plain and open, with a limit of 2 MiB on a request.
 pub(crate) fn opensearch(test: &str) -> Option<&'static Server> {

@@ -21,7 +21,7 @@ const REFUSALS: &[(&str, Means)] = &[
     ("multiple org IDs present", Means::Stop(TENANT)),
     ("tenant ID", Means::Stop(TENANT)),
     // VictoriaLogs' words for a tenant that is no number.
-    ("X-Scope-OrgID", Means::Stop(TENANT)),
+    ("cannot parse accountID", Means::Stop(TENANT)),
     ("couldn't parse labels", Means::Stop(LABELS)),
     ("label names; limit", Means::Stop(LABELS)),
     ("label name too long", Means::Stop(LABELS)),

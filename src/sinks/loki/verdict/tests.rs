@@ -80,6 +80,11 @@ fn tenant_credentials_and_endpoint_are_configuration() {
         "tenant ID is too long: max 150 characters",
         "check `tenant`",
     );
+    stops(
+        400,
+        "cannot parse common params from request: cannot parse accountID from \"platform\": cannot parse \"platform\" as uint32",
+        "check `tenant`",
+    );
     stops(307, "", "redirects");
     stops(407, "", "proxy");
 }
