@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::fields::FieldPath;
 use super::labels::{
-    self, LABELS_MAX, LabelField, LabelValue, METADATA_MAX, ORIGIN, name_problem, value_problem,
+    LABELS_MAX, LabelField, LabelValue, METADATA_MAX, ORIGIN, name_problem, value_problem,
 };
 use super::order::Limits;
 use super::push::Encoding;
@@ -254,45 +254,46 @@ fn label(name: &str, value: &str) -> Result<LabelValue, (String, String)> {
             "letters, digits and `_`, no digit first".to_owned(),
         ));
     }
-    if let Some(field) = LabelField::ALL
-        .iter()
-        .find(|field| field.placeholder() == value)
-    {
+    if let Some(field) = LabelField::ALL.iter().find(|f| f.placeholder() == value) {
         return Ok(LabelValue::Field(*field));
     }
     let inner = value.trim_matches(['{', '}']);
     let path = inner.strip_prefix("audit.").unwrap_or(inner);
-    let named = FieldPath::named(path).is_some();
-    if value.contains(['{', '}']) || named && path.contains('.') || value.starts_with("audit.") {
-        return Err(
-            match (
-                named,
-                LabelField::ALL
-                    .iter()
-                    .find(|field| field.placeholder().contains(&format!(".{path}}}"))),
-            ) {
-                (_, Some(field)) => (
-                    format!("`{value}` is no fixed value"),
-                    format!("write `{}`", field.placeholder()),
-                ),
-                (true, None) => (
-                    format!("`{path}` has too many values: each would be a stream of its own"),
-                    format!("put it under `structured_metadata = {{ {name} = \"{path}\" }}`"),
-                ),
-                (false, None) => (format!("`{value}` is nothing that can be a label"), allowed),
-            },
-        );
-    }
-    match value {
-        "" => Err((
+    // `env = "stage"` may be meant as it stands, `stage = "stage"` or `id = "auditID"` hardly.
+    let word = matches!(path, "verb" | "level" | "stage") && name != path;
+    let meant = value.contains(['{', '}'])
+        || value.starts_with("audit.")
+        || FieldPath::named(path).is_some() && !word;
+    match value_problem(value) {
+        _ if meant => Err(no_label(name, value, path, allowed)),
+        _ if value.is_empty() => Err((
             "to Loki a label without a value is none".to_owned(),
             allowed,
         )),
-        value => match value_problem(value) {
-            Some(problem) => Err((problem, allowed)),
-            None => Ok(LabelValue::Static(value.to_owned())),
-        },
+        Some(problem) => Err((problem, allowed)),
+        None => Ok(LabelValue::Static(value.to_owned())),
     }
+}
+
+/// Why what was meant as a field of the event is no label, and what to do.
+fn no_label(name: &str, value: &str, path: &str, allowed: String) -> (String, String) {
+    let right = format!("{{audit.{path}}}");
+    if LabelField::ALL.iter().any(|f| f.placeholder() == right) {
+        return (
+            format!("`{value}` is no fixed value"),
+            format!("write `{right}`"),
+        );
+    }
+    if FieldPath::named(path).is_some() {
+        return (
+            format!("`{path}` has too many values: each would be a stream of its own"),
+            format!("put it under `structured_metadata = {{ {name} = \"{path}\" }}`"),
+        );
+    }
+    (
+        format!("`{}` is nothing that can be a label", value.escape_debug()),
+        allowed,
+    )
 }
 
 fn metadata(
@@ -312,7 +313,7 @@ fn metadata(
     for (name, Spanned { value, at }) in given {
         let is_label = ORIGIN.contains(&name.as_str())
             || labels.is_some_and(|labels| labels.contains_key(&name));
-        let problem = match labels::name_problem(&name) {
+        let problem = match name_problem(&name) {
             Some(problem) => Some((
                 problem,
                 "letters, digits and `_`, no digit first".to_owned(),
@@ -386,3 +387,6 @@ fn auth(section: &mut Section<'_>) -> Option<Option<Auth>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! Plans, one by one, and then at random against a model of Loki that loses what is too far behind without a word.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 const MINUTE: Nanos = 60_000_000_000;
@@ -108,7 +110,7 @@ fn a_mark_holds_the_streams_used_last() {
 #[derive(Default)]
 struct Silent {
     newest: Option<Nanos>,
-    held: std::collections::BTreeSet<Nanos>,
+    held: BTreeSet<Nanos>,
     lost: Vec<Nanos>,
 }
 
@@ -131,61 +133,34 @@ impl Silent {
 }
 
 /// Delivery as it is to a sink that seals: batches in order, each sent until it is answered; cursor and mark are stored
-/// now and then; after a crash what was sent beyond them is sent again in the same batches.
+/// now and then; after a crash what is not settled there is sent again in the same batches.
 struct Run {
     random: fastrand::Rng,
     order: Order,
     server: Silent,
-    durable: (usize, Vec<u8>),
-    refused: std::collections::BTreeSet<Nanos>,
-    now: Nanos,
+    settled: BTreeSet<Nanos>,
+    refused: BTreeSet<Nanos>,
+    durable: (BTreeSet<Nanos>, Vec<u8>),
 }
 
 impl Run {
-    /// One batch until it is done; `false`: the process died.
-    fn send(&mut self, batch: &[Nanos], done: usize) -> bool {
-        loop {
-            match self.order.plan(key(1), self.now, batch) {
-                Plan::Halve => {
-                    let (first, second) = batch.split_at(batch.len() / 2);
-                    return self.send(first, done) && self.send(second, done);
-                }
-                Plan::MarkFirst => {
-                    self.durable = (done, self.order.mark());
-                    continue;
-                }
-                Plan::Push(verdicts) => {
-                    let good = |wanted: bool| {
-                        let lines = batch.iter().zip(&verdicts);
-                        lines
-                            .filter(move |(_, verdict)| (**verdict == Timeliness::Good) == wanted)
-                            .map(|(line, _)| *line)
-                    };
-                    let mut lines: Vec<Nanos> = good(true).collect();
-                    lines.sort_unstable();
-                    self.refused.extend(good(false));
-                    if let (Some(first), Some(last)) = (lines.first(), lines.last()) {
-                        self.order.sending(key(1), *first, *last);
-                        self.server.push(&lines);
-                    }
-                }
-            }
-            match self.random.u8(..10) {
-                0 => return false,
-                1 => {} // The answer was not seen: once more.
-                _ => return true,
-            }
+    fn new(seed: u64) -> Self {
+        Run {
+            random: fastrand::Rng::with_seed(seed),
+            order: Order::new(limits()),
+            server: Silent::default(),
+            settled: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            durable: Default::default(),
         }
     }
-}
 
-#[test]
-fn nothing_that_is_sent_is_ever_lost_without_a_word_nor_refused_when_sent_again() {
-    for seed in 0..3000 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut time = NOW - 200 * HOUR;
+    /// Times that go on, but for a jump now and then; from more than a week ago.
+    fn lines(&mut self) -> Vec<Nanos> {
+        let random = &mut self.random;
+        let mut time = NOW - 170 * HOUR;
         let pace = [MINUTE / 10, MINUTE, 20 * MINUTE, 3 * HOUR][random.usize(..4)];
-        let lines: Vec<Nanos> = (0..random.usize(1..120))
+        (0..random.usize(1..120))
             .map(|_| {
                 time += match random.u8(..40) {
                     0 => -random.i64(0..4 * HOUR),
@@ -194,32 +169,89 @@ fn nothing_that_is_sent_is_ever_lost_without_a_word_nor_refused_when_sent_again(
                     _ => random.i64(0..pace),
                 };
                 // Apart, as the id makes them.
-                time + random.i64(..1000)
+                time + random.i64(0..1000)
             })
-            .collect();
-        let mut cuts: Vec<usize> = (0..lines.len()).filter(|_| random.u8(..6) == 0).collect();
-        cuts.push(lines.len());
-        let mut run = Run {
-            order: Order::new(limits()),
-            server: Silent::default(),
-            durable: (0, Vec::new()),
-            refused: Default::default(),
-            now: NOW,
-            random,
-        };
-        let mut at = 0;
-        while at < cuts.len() {
-            let from = if at == 0 { 0 } else { cuts[at - 1] };
-            let batch = lines[from..cuts[at]].to_vec();
-            if run.send(&batch, at) {
-                at += 1;
-                if run.random.u8(..4) == 0 {
-                    run.durable = (at, run.order.mark());
+            .collect()
+    }
+
+    fn store(&mut self) {
+        self.durable = (self.settled.clone(), self.order.mark());
+    }
+
+    fn crash(&mut self) {
+        self.settled = self.durable.0.clone();
+        let settled = &self.settled;
+        self.refused.retain(|line| settled.contains(line));
+        self.order = Order::new(limits());
+        assert!(self.order.restore(&self.durable.1));
+    }
+
+    /// One batch until it is done; `false`: the process died.
+    fn send(&mut self, batch: &[Nanos]) -> bool {
+        loop {
+            match self.order.plan(key(1), NOW, batch) {
+                Plan::Halve => {
+                    let (first, second) = batch.split_at(batch.len() / 2);
+                    return self.send(first) && self.send(second);
                 }
-            } else {
-                at = run.durable.0;
-                run.order = Order::new(limits());
-                assert!(run.order.restore(&run.durable.1));
+                Plan::MarkFirst => {
+                    self.store();
+                    continue;
+                }
+                Plan::Push(verdicts) => self.push(batch, &verdicts),
+            }
+            match self.random.u8(..10) {
+                0 => return false,
+                1 => {} // The answer was not seen: once more.
+                _ => {
+                    self.settled.extend(batch);
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, batch: &[Nanos], verdicts: &[Timeliness]) {
+        let mut good = Vec::new();
+        for (line, verdict) in batch.iter().zip(verdicts) {
+            match verdict {
+                Timeliness::Good => good.push(*line),
+                _ => _ = self.refused.insert(*line),
+            }
+        }
+        good.sort_unstable();
+        if let (Some(first), Some(last)) = (good.first(), good.last()) {
+            self.order.sending(key(1), *first, *last);
+            self.server.push(&good);
+        }
+    }
+}
+
+#[test]
+fn nothing_that_is_sent_is_ever_lost_without_a_word_nor_refused_when_sent_again() {
+    let mut held = 0;
+    for seed in 0..2000 {
+        let mut run = Run::new(seed);
+        let lines = run.lines();
+        let mut batches: Vec<&[Nanos]> = Vec::new();
+        let mut rest = lines.as_slice();
+        while !rest.is_empty() {
+            let (batch, more) = rest.split_at(run.random.usize(1..=rest.len().min(20)));
+            batches.push(batch);
+            rest = more;
+        }
+        let mut at = 0;
+        while at < batches.len() {
+            let left = |line: &&Nanos| !run.settled.contains(line);
+            let batch: Vec<Nanos> = batches[at].iter().filter(left).copied().collect();
+            if !batch.is_empty() && !run.send(&batch) {
+                run.crash();
+                at = 0;
+                continue;
+            }
+            at += 1;
+            if run.random.u8(..4) == 0 {
+                run.store();
             }
         }
         assert!(run.server.lost.is_empty(), "seed {seed}");
@@ -230,5 +262,7 @@ fn nothing_that_is_sent_is_ever_lost_without_a_word_nor_refused_when_sent_again(
                 "seed {seed}: held {held}, refused {refused}"
             );
         }
+        held += run.server.held.len();
     }
+    assert!(held > 50_000, "{held} lines were held at all");
 }
