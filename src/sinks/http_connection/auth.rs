@@ -14,10 +14,15 @@ use crate::net::http_client::HeaderValue;
 #[derive(Clone, Debug)]
 pub(in crate::sinks) enum Auth {
     /// Elasticsearch's key.
+    #[cfg_attr(
+        not(feature = "elasticsearch"),
+        expect(dead_code, reason = "Elasticsearch alone has it")
+    )]
     ApiKey(Secret),
     /// User and password.
     Basic { user: Secret, password: Secret },
     /// A bearer token.
+    #[cfg_attr(not(feature = "loki"), expect(dead_code, reason = "Loki alone has it"))]
     Bearer(Secret),
 }
 

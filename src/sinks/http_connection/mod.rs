@@ -176,8 +176,10 @@ pub(super) struct Call<'a> {
 }
 
 /// What most requests that store nothing carry.
+#[cfg(feature = "elasticsearch")]
 const JSON: &str = "application/json";
 
+#[cfg(feature = "elasticsearch")]
 impl<'a> Call<'a> {
     /// Asks for a page.
     pub(super) fn get(doing: &'static str, path: &'a str) -> Self {

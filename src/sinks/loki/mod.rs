@@ -41,7 +41,7 @@ use super::{
     RejectionKind, Seal, Sink, SinkConfig, SinkContext, SinkKind, Verdict,
 };
 use crate::clock::Micros;
-use crate::net::http_client::Method;
+use crate::net::http_client::{Answer, Method};
 
 /// The kind.
 pub static KIND: SinkKind = SinkKind {
@@ -83,7 +83,10 @@ impl SinkConfig for Config {
     ) -> BoxFuture<'a, Result<Vec<String>, String>> {
         Box::pin(async move {
             let sink = Loki::new(&self.0, context).map_err(|error| error.to_string())?;
-            let mut lines = vec![sink.log_in("log in").await.map_err(told)?];
+            let mut lines = Vec::new();
+            for attempt in sink.connection.attempts() {
+                lines.push(sink.log_in(&attempt).await.map_err(told)?);
+            }
             if setup {
                 lines.push("Loki needs nothing installed".to_owned());
             }
@@ -135,14 +138,14 @@ impl Loki {
     }
 
     /// Pushes a stream without lines, of which nothing is stored: whether we are let in, as this tenant.
-    async fn log_in(&self, doing: &'static str) -> Result<String, Outcome> {
+    async fn log_in(&self, attempt: &Attempt<'_>) -> Result<String, Outcome> {
+        const DOING: &str = "log in";
         let body = self
             .encoder
             .empty(&self.context.agent)
-            .map_err(|error| again(format!("{doing}: {error}")))?;
-        let attempt = self.connection.attempt();
-        let answer = self.post(&attempt, doing, body, false).await?;
-        match verdict::login(&answer, doing, attempt.now()) {
+            .map_err(|error| again(format!("{DOING}: {error}")))?;
+        let answer = self.post(attempt, DOING, body, false).await?;
+        match verdict::login(&answer, DOING, attempt.now()) {
             None => Ok(format!("may push to {}", attempt.endpoint())),
             Some(outcome) => Err(outcome),
         }
@@ -154,7 +157,7 @@ impl Loki {
         doing: &'static str,
         body: Vec<u8>,
         stores: bool,
-    ) -> Result<crate::net::http_client::Answer, Outcome> {
+    ) -> Result<Answer, Outcome> {
         let encoding = self.encoder.encoding();
         let call = Call {
             doing,
@@ -357,7 +360,7 @@ impl Sink for Loki {
                     "what was remembered of its streams cannot be read; Loki alone says now what is too far behind"
                 );
             }
-            self.log_in("log in").await?;
+            self.log_in(&self.connection.attempt()).await?;
             Ok(Opened::default())
         })
     }
