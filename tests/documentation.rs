@@ -124,6 +124,7 @@ fn every_link_between_the_documents_leads_somewhere() {
     for name in [
         "README.md",
         "docs/design.md",
+        "docs/athena.md",
         "docs/reference.md",
         "pipelines/README.md",
         "benches/README.md",

@@ -82,6 +82,17 @@ impl Answer {
     }
 }
 
+/// An answer with its headers, read to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// All of them.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpError {
@@ -133,6 +144,29 @@ impl HttpClient {
         body_max: usize,
         limit: Duration,
     ) -> Result<Answer, HttpError> {
+        let reply = self.call(request, body_max, limit).await?;
+        let header = |name| {
+            reply
+                .headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        Ok(Answer {
+            status: reply.status,
+            retry_after: header(RETRY_AFTER),
+            location: header(LOCATION),
+            body: reply.body,
+        })
+    }
+
+    /// As [`HttpClient::send`], with all headers of the answer.
+    pub async fn call(
+        &self,
+        request: Request,
+        body_max: usize,
+        limit: Duration,
+    ) -> Result<Reply, HttpError> {
         match clock::timeout(limit, self.exchange(request, body_max)).await {
             Some(result) => result,
             None => Err(HttpError::Unfinished(format!(
@@ -141,7 +175,7 @@ impl HttpClient {
         }
     }
 
-    async fn exchange(&self, request: Request, body_max: usize) -> Result<Answer, HttpError> {
+    async fn exchange(&self, request: Request, body_max: usize) -> Result<Reply, HttpError> {
         let mut builder = self
             .inner
             .request(request.method, request.url)
@@ -150,14 +184,7 @@ impl HttpClient {
             builder = builder.body(body);
         }
         let mut response = builder.send().await.map_err(classify)?;
-        let header = |name| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|v: &HeaderValue| v.to_str().ok())
-                .map(str::to_owned)
-        };
-        let (retry_after, location) = (header(RETRY_AFTER), header(LOCATION));
+        let headers = std::mem::take(response.headers_mut());
         let status = response.status().as_u16();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(classify)? {
@@ -166,10 +193,9 @@ impl HttpClient {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer {
+        Ok(Reply {
             status,
-            retry_after,
-            location,
+            headers,
             body: body.into(),
         })
     }

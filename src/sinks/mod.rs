@@ -12,13 +12,16 @@ pub mod loki;
 #[cfg(feature = "file")]
 pub mod file;
 
+#[cfg(feature = "s3")]
+pub mod s3;
+
 #[cfg(feature = "stdout")]
 pub mod stdout;
 
 #[cfg(any(feature = "file", feature = "stdout"))]
 mod envelope;
 
-#[cfg(any(feature = "elasticsearch", feature = "loki"))]
+#[cfg(any(feature = "elasticsearch", feature = "loki", feature = "s3"))]
 mod http_connection;
 
 #[cfg(test)]
@@ -42,6 +45,9 @@ pub static SINKS: &[&SinkKind] = &[
     &elasticsearch::KIND,
     #[cfg(feature = "loki")]
     &loki::KIND,
+
+    #[cfg(feature = "s3")]
+    &s3::KIND,
     #[cfg(feature = "file")]
     &file::KIND,
     #[cfg(feature = "stdout")]
@@ -50,6 +56,8 @@ pub static SINKS: &[&SinkKind] = &[
 
 /// Kinds that are planned and that this version does not have yet.
 pub const NOT_BUILT_YET: &[&str] = &["kafka", "s3", "http", "forward", "slack"];
+
+pub const NOT_BUILT_YET: &[&str] = &["kafka", "loki", "http", "forward", "slack"];
 
 /// A future that a sink returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -240,6 +240,11 @@ impl Bench {
 
     /// As [`Bench::new`]; an attempt ends after this long.
     pub(crate) fn with_timeout(kind: &str, keys: &str, timeout: Duration) -> Self {
+        Self::within(kind, keys, |context| context.timeout = timeout)
+    }
+
+    /// As [`Bench::new`], in surroundings that differ from the usual ones.
+    pub(crate) fn within(kind: &str, keys: &str, change: impl FnOnce(&mut SinkContext)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = read_config(kind, keys, dir.path());
         let agent = Origin {
@@ -247,11 +252,11 @@ impl Bench {
             node: "test-node".into(),
             source: String::new(),
         };
-        let context = SinkContext {
+        let mut context = SinkContext {
             name: "search".into(),
             agent,
             labels: BTreeMap::from([("env".to_owned(), "test".to_owned())]),
-            timeout,
+            timeout: Duration::from_secs(60),
             proxy: None,
             batch_bytes: 5 << 20,
             spool: "00c0ffee".to_owned(),
@@ -259,6 +264,7 @@ impl Bench {
             fs: Arc::new(SystemFs),
             state_dir: dir.path().join("state/sinks/search"),
         };
+        change(&mut context);
         let sink = config
             .build(&context)
             .unwrap_or_else(|error| panic!("build: {error}"));
@@ -326,6 +332,16 @@ impl Bench {
         })
     }
 
+    /// The sink, for what has no method here.
+    pub(crate) fn sink(&self) -> &dyn Sink {
+        &*self.sink
+    }
+
+    /// Waits for what the sink does.
+    pub(crate) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Several attempts at once.
     pub(crate) fn send_together(&self, batches: Vec<Vec<Record>>) -> Vec<Outcome> {
         self.runtime.block_on(async {
@@ -346,7 +362,8 @@ impl Bench {
         })
     }
 
-    fn attempt(&self, batch: Batch) -> Outcome {
+    /// One attempt at a batch made by hand.
+    pub(crate) fn attempt(&self, batch: Batch) -> Outcome {
         self.runtime.block_on(self.sink.send(Arc::new(batch)))
     }
 }

@@ -13,6 +13,9 @@ mod conformance;
 /// Loki: lines once and byte for byte, nothing lost under a 204, refusals, limits, logins.
 mod loki;
 
+/// S3: one object for its records, resends, conflicts, parts, credentials.
+mod s3;
+
 /// The fake against the real server, request by request.
 mod fidelity;
 
@@ -36,6 +39,8 @@ fn every_kind_of_sink_is_documented_shown_and_held_by_a_suite() {
         let held = match kind.name {
             "elasticsearch" => "tests/contract/elasticsearch/mod.rs",
             "loki" => "tests/contract/loki/mod.rs",
+
+            "s3" => "tests/contract/s3/mod.rs",
             "file" | "stdout" => "tests/end_to_end/rotated_once.rs",
             other => panic!("the sink {other} has no suite: give it a fake and a contract"),
         };

@@ -11,3 +11,6 @@ pub(crate) mod loki;
 
 /// Elasticsearch and OpenSearch.
 pub(crate) mod elasticsearch;
+
+/// S3.
+pub(crate) mod s3;

@@ -20,8 +20,22 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) fn get_unix(socket: &Path, path: &str) -> io::Result<(u16, String)> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    let (status, body) = exchange(stream, "GET", path, &[], b"")?;
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    let reply = exchange(stream, "GET", path, &[], b"")?;
+    Ok((
+        reply.status,
+        String::from_utf8_lossy(&reply.body).into_owned(),
+    ))
+}
+
+/// An answer with its headers.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    /// Its status.
+    pub(crate) status: u16,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Its body.
+    pub(crate) body: Vec<u8>,
 }
 
 /// Where a server is and how to be let in.
@@ -67,15 +81,36 @@ impl Http {
             .url
             .split_once("://")
             .ok_or_else(|| io::Error::other("no scheme"))?;
+        let (_, host) = self.parts()?;
         let mut headers = vec![("host", host), ("content-type", "application/json")];
         headers.extend_from_slice(more);
         if let Some(authorization) = &self.authorization {
             headers.push(("authorization", authorization));
         }
+        let reply = self.call(method, path, &headers, body)?;
+        Ok((reply.status, reply.body))
+    }
+
+    /// Scheme and host.
+    fn parts(&self) -> io::Result<(&str, &str)> {
+        self.url
+            .split_once("://")
+            .ok_or_else(|| io::Error::other("no scheme"))
+    }
+
+    /// One request with these headers and no others but for length and connection.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Reply> {
+        let (scheme, host) = self.parts()?;
         let stream = TcpStream::connect(host)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         if scheme == "http" {
-            return exchange(stream, method, path, &headers, body);
+            return exchange(stream, method, path, headers, body);
         }
         let ca = self
             .ca
@@ -94,7 +129,7 @@ impl Http {
             StreamOwned::new(session, stream),
             method,
             path,
-            &headers,
+            headers,
             body,
         )
     }
@@ -119,7 +154,7 @@ fn exchange<S: Read + Write>(
     path: &str,
     headers: &[(&str, &str)],
     body: &[u8],
-) -> io::Result<(u16, Vec<u8>)> {
+) -> io::Result<Reply> {
     let mut head = format!(
         "{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
@@ -143,13 +178,16 @@ fn exchange<S: Read + Write>(
         .and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| io::Error::other(format!("not a status line: {line:?}")))?;
     let (mut length, mut chunked) = (None, false);
+    let mut found = Vec::new();
     loop {
         line.clear();
         stream.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else {
             break;
         };
-        match name.to_ascii_lowercase().as_str() {
+        let name = name.to_ascii_lowercase();
+        found.push((name.clone(), value.trim().to_owned()));
+        match name.as_str() {
             "content-length" => length = Some(value.trim().parse().map_err(io::Error::other)?),
             "transfer-encoding" => chunked = value.trim().eq_ignore_ascii_case("chunked"),
             _ => {}
@@ -167,5 +205,9 @@ fn exchange<S: Read + Write>(
             stream.read_to_end(&mut answer)?;
         }
     }
-    Ok((status, answer))
+    Ok(Reply {
+        status,
+        headers: found,
+        body: answer,
+    })
 }

@@ -25,5 +25,11 @@ pub(crate) mod http;
 /// What a server of Loki's push API holds.
 pub(crate) mod loki;
 
+/// Requests signed as S3 wants them.
+pub(crate) mod sigv4;
+
+/// What a bucket holds.
+pub(crate) mod s3;
+
 /// Real servers, started once for a test run, and what to do where they cannot be had.
 pub(crate) mod servers;

@@ -70,6 +70,8 @@ pub(crate) fn loki_api(test: &str) -> Option<&'static Server> {
 pub(crate) fn loki_api_secure(test: &str) -> Option<&'static Server> {
     or_skip(&LOKI_API_SECURE, test)
 }
+static S3: LazyLock<Had> = LazyLock::new(|| start("s3", &[], &[]));
+static S3_SECURE: LazyLock<Had> = LazyLock::new(|| start("s3", &["--secure"], &[]));
 
 /// OpenSearch 3.7.0, plain and open, with a limit of 2 MiB on a request.
 pub(crate) fn opensearch(test: &str) -> Option<&'static Server> {
@@ -92,6 +94,27 @@ impl Drop for Server {
         // Its standard input ends, so it ends too; its directory goes after that.
         drop(process.stdin.take());
         process.wait().expect("a child of ours can be waited for");
+/// versitygw 1.8.0, plain.
+pub(crate) fn s3(test: &str) -> Option<&'static Server> {
+    or_skip(&S3, test)
+}
+
+/// versitygw 1.8.0 over TLS.
+pub(crate) fn s3_secure(test: &str) -> Option<&'static Server> {
+    or_skip(&S3_SECURE, test)
+}
+
+/// A versitygw of the test's own, on data that outlive it: another one on the same port goes on where it was killed.
+pub(crate) fn s3_on(test: &str, data: &Path, port: Option<u16>) -> Option<Server> {
+    let mut settings = vec![format!("data={}", data.display())];
+    settings.extend(port.map(|port| format!("port={port}")));
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    match start("s3", &[], &settings) {
+        Ok(server) => Some(server),
+        Err(why) => {
+            skip(test, &why);
+            None
+        }
     }
 }
 

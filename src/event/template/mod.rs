@@ -147,6 +147,20 @@ impl Template {
         }
     }
 
+    /// What all names of an agent begin with: everything before the first placeholder of source, time or event.
+    pub fn prefix_of_agent(&self, cluster: &str, node: &str) -> String {
+        let mut prefix = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => prefix.push_str(literal),
+                Part::Origin(OriginField::Cluster) => prefix.push_str(&self.clean(cluster)),
+                Part::Origin(OriginField::Node) => prefix.push_str(&self.clean(node)),
+                Part::Origin(OriginField::Source) | Part::Time(_) | Part::Audit(_) => break,
+            }
+        }
+        prefix
+    }
+
     /// Whether names differ by origin.
     pub fn uses_origin(&self) -> bool {
         self.parts
