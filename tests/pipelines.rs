@@ -14,6 +14,7 @@ fn auditship(dir: &Path, arguments: &[&str]) -> Output {
         .args(arguments)
         .current_dir(dir)
         .env("ELASTICSEARCH_API_KEY", "bm90OmE=")
+        .env("KAFKA_PASSWORD", "not-a-password")
         .output()
         .expect("the binary runs")
 }

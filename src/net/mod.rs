@@ -5,8 +5,8 @@ pub mod http_server;
 #[cfg(feature = "http")]
 pub mod http_client;
 
-#[cfg(feature = "http")]
+#[cfg(feature = "tls")]
 pub mod certificate;
 
-#[cfg(feature = "http")]
+#[cfg(feature = "tls")]
 pub mod tls;

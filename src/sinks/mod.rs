@@ -6,14 +6,17 @@
 #[cfg(feature = "elasticsearch")]
 pub mod elasticsearch;
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
+#[cfg(feature = "s3")]
+pub mod s3;
+
 #[cfg(feature = "loki")]
 pub mod loki;
 
 #[cfg(feature = "file")]
 pub mod file;
-
-#[cfg(feature = "s3")]
-pub mod s3;
 
 #[cfg(feature = "stdout")]
 pub mod stdout;
@@ -23,6 +26,9 @@ mod envelope;
 
 #[cfg(any(feature = "elasticsearch", feature = "loki", feature = "s3"))]
 mod http_connection;
+
+#[cfg(any(feature = "elasticsearch", feature = "kafka"))]
+mod names;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -43,11 +49,12 @@ use crate::event::{Generation, Origin};
 pub static SINKS: &[&SinkKind] = &[
     #[cfg(feature = "elasticsearch")]
     &elasticsearch::KIND,
-    #[cfg(feature = "loki")]
-    &loki::KIND,
-
+    #[cfg(feature = "kafka")]
+    &kafka::KIND,
     #[cfg(feature = "s3")]
     &s3::KIND,
+    #[cfg(feature = "loki")]
+    &loki::KIND,
     #[cfg(feature = "file")]
     &file::KIND,
     #[cfg(feature = "stdout")]
@@ -55,9 +62,7 @@ pub static SINKS: &[&SinkKind] = &[
 ];
 
 /// Kinds that are planned and that this version does not have yet.
-pub const NOT_BUILT_YET: &[&str] = &["kafka", "s3", "http", "forward", "slack"];
-
-pub const NOT_BUILT_YET: &[&str] = &["kafka", "loki", "http", "forward", "slack"];
+pub const NOT_BUILT_YET: &[&str] = &["http", "forward", "slack"];
 
 /// A future that a sink returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -114,6 +119,11 @@ pub trait SinkConfig: Send + Sync + std::fmt::Debug {
     /// The file that it writes, as the configuration names it (perhaps a template), with its place. Nobody else may
     /// write there, or read it as a log.
     fn writes(&self) -> Option<crate::config::Spanned<std::path::PathBuf>> {
+        None
+    }
+
+    /// Greatest `concurrency` that these settings allow, with the reason, where it is less than the kind's.
+    fn concurrency_max(&self) -> Option<(usize, &'static str)> {
         None
     }
 

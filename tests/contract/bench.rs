@@ -302,6 +302,11 @@ impl Bench {
         self.runtime.block_on(self.sink.open(None))
     }
 
+    /// Whether its secrets are others than those it uses.
+    pub(crate) fn secrets_changed(&self) -> bool {
+        self.sink.secrets_changed()
+    }
+
     /// One attempt.
     pub(crate) fn send(&self, records: Vec<Record>) -> Outcome {
         self.attempt(Batch {

@@ -16,6 +16,9 @@ mod loki;
 /// S3: one object for its records, resends, conflicts, parts, credentials.
 mod s3;
 
+/// Kafka: idempotent, in order, byte for byte, logins, leaders that change.
+mod kafka;
+
 /// The fake against the real server, request by request.
 mod fidelity;
 
@@ -41,6 +44,8 @@ fn every_kind_of_sink_is_documented_shown_and_held_by_a_suite() {
             "loki" => "tests/contract/loki/mod.rs",
 
             "s3" => "tests/contract/s3/mod.rs",
+
+            "kafka" => "tests/contract/kafka/mod.rs",
             "file" | "stdout" => "tests/end_to_end/rotated_once.rs",
             other => panic!("the sink {other} has no suite: give it a fake and a contract"),
         };

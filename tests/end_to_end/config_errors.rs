@@ -56,8 +56,8 @@ const MISTAKES: &[Mistake] = &[
         ],
     },
     Mistake {
-        line: "type = \"kafka\"",
-        said: &["kafka", "not built yet"],
+        line: "type = \"slack\"",
+        said: &["slack", "not built yet"],
     },
 ];
 
@@ -98,7 +98,7 @@ tls = { ca = "/nonexistent/ca.pem", cert = "/nonexistent/us.pem", key = "/nonexi
 
 [[sink]]
 name = "four"
-type = "kafka"
+type = "slack"
 "#;
 
 #[test]

@@ -77,10 +77,6 @@ impl Http {
         more: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<(u16, Vec<u8>)> {
-        let (scheme, host) = self
-            .url
-            .split_once("://")
-            .ok_or_else(|| io::Error::other("no scheme"))?;
         let (_, host) = self.parts()?;
         let mut headers = vec![("host", host), ("content-type", "application/json")];
         headers.extend_from_slice(more);

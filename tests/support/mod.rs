@@ -33,3 +33,6 @@ pub(crate) mod s3;
 
 /// Real servers, started once for a test run, and what to do where they cannot be had.
 pub(crate) mod servers;
+
+/// Topics made, and read back whole.
+pub(crate) mod kafka;

@@ -6,35 +6,55 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::http::Http;
 
 /// The script's exit code for "cannot be had here".
 const ABSENT: i32 = 3;
 
-/// A running server. It lives as long as this process: the script ends it when its standard input does.
+/// A running server. It lives as long as this value, and no longer than this process: the script ends it when its
+/// standard input does.
 pub(crate) struct Server {
     /// Where it is.
     pub(crate) url: String,
     /// Its directory; `certs` below it where it speaks TLS.
     pub(crate) dir: PathBuf,
-    process: Mutex<Child>,
-    said: Mutex<BufReader<ChildStdout>>,
+    /// The script, and what it says.
+    script: Mutex<(Child, BufReader<ChildStdout>)>,
     _dir: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A test that panicked while it talked to the script ends it all the same.
+        let script = self.script.get_mut();
+        let (process, _) = script.unwrap_or_else(PoisonError::into_inner);
+        drop(process.stdin.take());
+        process.wait().expect("a child of ours can be waited for");
+    }
 }
 
 impl Server {
     /// Kills it, starts it again with its data and its ports, and waits until it is ready.
     pub(crate) fn restart(&self) {
-        let mut process = self.process.lock().expect("no holder panics");
+        assert_eq!(self.ask("restart"), self.url, "it comes back where it was");
+    }
+
+    /// Gives the script a command and waits until it is done.
+    pub(crate) fn command(&self, command: &str) {
+        let answer = self.ask(command);
+        assert_eq!(answer, "done", "{command}: see {}", self.dir.display());
+    }
+
+    fn ask(&self, line: &str) -> String {
+        let mut script = self.script.lock().expect("no holder panics");
+        let (process, said) = &mut *script;
         let stdin = process.stdin.as_mut().expect("piped, and never taken");
-        stdin.write_all(b"restart\n").expect("the script listens");
-        stdin.flush().expect("the script listens");
-        let mut url = String::new();
-        let mut said = self.said.lock().expect("no holder panics");
-        said.read_line(&mut url).expect("read the script's output");
-        assert_eq!(url.trim(), self.url, "it comes back where it was");
+        writeln!(stdin, "{line}").expect("the script reads");
+        let mut answer = String::new();
+        said.read_line(&mut answer).expect("the script answers");
+        answer.trim().to_owned()
     }
 
     /// Logged in with this basic authorization where the server wants one.
@@ -58,6 +78,9 @@ static OPENSEARCH: LazyLock<Had> =
     LazyLock::new(|| start("opensearch", &[], &["http.max_content_length=2mb"]));
 static OPENSEARCH_SECURE: LazyLock<Had> = LazyLock::new(|| start("opensearch", &["--secure"], &[]));
 static ELASTICSEARCH: LazyLock<Had> = LazyLock::new(|| start("elasticsearch", &[], &[]));
+static S3: LazyLock<Had> = LazyLock::new(|| start("s3", &[], &[]));
+static S3_SECURE: LazyLock<Had> = LazyLock::new(|| start("s3", &["--secure"], &[]));
+static KAFKA: LazyLock<Had> = LazyLock::new(|| start("kafka", &[], &[]));
 static LOKI_API: LazyLock<Had> = LazyLock::new(|| start("loki-api", &[], &[]));
 static LOKI_API_SECURE: LazyLock<Had> = LazyLock::new(|| start("loki-api", &["--secure"], &[]));
 
@@ -70,8 +93,6 @@ pub(crate) fn loki_api(test: &str) -> Option<&'static Server> {
 pub(crate) fn loki_api_secure(test: &str) -> Option<&'static Server> {
     or_skip(&LOKI_API_SECURE, test)
 }
-static S3: LazyLock<Had> = LazyLock::new(|| start("s3", &[], &[]));
-static S3_SECURE: LazyLock<Had> = LazyLock::new(|| start("s3", &["--secure"], &[]));
 
 /// OpenSearch 3.7.0, plain and open, with a limit of 2 MiB on a request.
 pub(crate) fn opensearch(test: &str) -> Option<&'static Server> {
@@ -88,12 +109,6 @@ pub(crate) fn elasticsearch(test: &str) -> Option<&'static Server> {
     or_skip(&ELASTICSEARCH, test)
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let process = self.process.get_mut().expect("no holder panics");
-        // Its standard input ends, so it ends too; its directory goes after that.
-        drop(process.stdin.take());
-        process.wait().expect("a child of ours can be waited for");
 /// versitygw 1.8.0, plain.
 pub(crate) fn s3(test: &str) -> Option<&'static Server> {
     or_skip(&S3, test)
@@ -109,13 +124,22 @@ pub(crate) fn s3_on(test: &str, data: &Path, port: Option<u16>) -> Option<Server
     let mut settings = vec![format!("data={}", data.display())];
     settings.extend(port.map(|port| format!("port={port}")));
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    match start("s3", &[], &settings) {
-        Ok(server) => Some(server),
-        Err(why) => {
-            skip(test, &why);
-            None
-        }
-    }
+    or_skip_owned(start("s3", &[], &settings), test)
+}
+
+/// One broker of Kafka 4.3.1, which tests share and nobody ends.
+pub(crate) fn kafka(test: &str) -> Option<&'static Server> {
+    or_skip(&KAFKA, test)
+}
+
+/// Brokers of Kafka 4.3.1 for one test, which may end them and start them again.
+pub(crate) fn kafka_to_break(test: &str, brokers: usize) -> Option<Server> {
+    let brokers = brokers.to_string();
+    or_skip_owned(start("kafka", &["--brokers", &brokers], &[]), test)
+}
+
+fn or_skip_owned(had: Had, test: &str) -> Option<Server> {
+    had.map_err(|why| skip(test, &why)).ok()
 }
 
 fn or_skip(had: &'static Had, test: &str) -> Option<&'static Server> {
@@ -197,8 +221,7 @@ pub(crate) fn start(script: &str, options: &[&str], settings: &[&str]) -> Had {
     Ok(Server {
         url: url.trim().to_owned(),
         dir: dir.path().to_owned(),
-        process: Mutex::new(process),
-        said: Mutex::new(stdout),
+        script: Mutex::new((process, stdout)),
         _dir: dir,
     })
 }

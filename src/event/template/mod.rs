@@ -1,11 +1,11 @@
-//! Names made from an event and its origin: index, file path. `audit-{origin.cluster}-{event:%Y.%m.%d}`.
+//! Names made from an event and its origin: index, topic, file path. `audit-{origin.cluster}-{event:%Y.%m.%d}`.
 //!
 //! Placeholders: `{origin.cluster}`, `{origin.node}`, `{origin.source}`, `{event:…}` (the event's time in UTC, by
 //! strftime directives), and where the kind of name allows: `{audit.verb}`, `{audit.level}`, `{audit.stage}`,
 //! `{audit.objectRef.resource}`, `{audit.objectRef.namespace}` (`none` where absent).
 //!
 //! Invariants: a client of the API server chooses parts of a name at most, never its beginning, and no byte outside
-//! `[a-z0-9._-]`; [`BoundedNames`] keeps it from choosing more than 64 of them.
+//! `[A-Za-z0-9._-]`; [`BoundedNames`] keeps it from choosing more than 64 of them.
 
 mod bounded;
 
@@ -23,6 +23,8 @@ use super::{Origin, fields};
 pub enum NameKind {
     /// An index: begins with a literal, `[a-z0-9._-]`, at most 255 bytes, first byte a letter or digit.
     Index,
+    /// A topic of Kafka: begins with a literal, `[A-Za-z0-9._-]`, at most 249 bytes, first byte no `.` or `-`.
+    Topic,
     /// A path of a file: no fields of the event but its time; nothing from a placeholder is a `/` (but those that
     /// the template's author writes between strftime directives) or begins with a dot.
     Path,
@@ -88,8 +90,25 @@ pub struct Rendered {
     pub distinct: Option<String>,
 }
 
-/// Longest name of an index, bytes.
-const INDEX_MAX: usize = 255;
+impl NameKind {
+    /// What it is, for messages.
+    fn noun(self) -> &'static str {
+        match self {
+            NameKind::Index => "an index",
+            NameKind::Topic => "a topic",
+            NameKind::Path => "a path",
+        }
+    }
+
+    /// Longest name, bytes, where whoever is given the name refuses a longer one.
+    fn bytes_max(self) -> Option<usize> {
+        match self {
+            NameKind::Index => Some(255),
+            NameKind::Topic => Some(249),
+            NameKind::Path => None,
+        }
+    }
+}
 
 impl Template {
     /// Reads a template; all of its mistakes at once.
@@ -118,7 +137,7 @@ impl Template {
                 }
             }
         }
-        if text.is_empty() || kind == NameKind::Index && text.starts_with('{') {
+        if text.is_empty() || kind != NameKind::Path && text.starts_with('{') {
             let problem = if text.is_empty() {
                 "is empty"
             } else {
@@ -191,9 +210,9 @@ impl Template {
             }
         }
         let distinct = self.uses_audit().then_some(distinct);
-        if self.kind == NameKind::Index {
+        if let Some(bytes) = self.kind.bytes_max() {
             // All bytes are ASCII here.
-            name.truncate(INDEX_MAX);
+            name.truncate(bytes);
         }
         Rendered { name, distinct }
     }
@@ -206,10 +225,10 @@ impl Template {
             Part::Origin(OriginField::Source) => self.clean(&origin.source),
             Part::Time(directives) => {
                 let text = format_time(directives, time_us).unwrap_or_default();
-                if self.kind == NameKind::Index {
-                    self.clean(&text)
-                } else {
+                if self.kind == NameKind::Path {
                     text
+                } else {
+                    self.clean(&text)
                 }
             }
             Part::Audit(path) => {
@@ -226,7 +245,7 @@ impl Template {
     fn clean(&self, text: &str) -> String {
         let clean = |char: char| match (self.kind, char.to_ascii_lowercase()) {
             (NameKind::Index, lower @ ('a'..='z' | '0'..='9' | '.' | '_' | '-')) => lower,
-            (NameKind::Path, 'a'..='z' | '0'..='9' | '.' | '_' | '-') => char,
+            (NameKind::Path | NameKind::Topic, 'a'..='z' | '0'..='9' | '.' | '_' | '-') => char,
             _ => '-',
         };
         let text: String = text.chars().map(clean).collect();
@@ -249,18 +268,21 @@ fn literal(rest: &str, at: usize, kind: NameKind) -> Parsed {
             (_, '}') | (NameKind::Path, '\0') => true,
             (NameKind::Path, _) => false,
             (NameKind::Index, 'a'..='z' | '0'..='9') => false,
-            (NameKind::Index, '.' | '_' | '-') => at + index == 0,
-            (NameKind::Index, _) => true,
+            (NameKind::Topic, 'a'..='z' | 'A'..='Z' | '0'..='9' | '_') => false,
+            (NameKind::Index, '.' | '_' | '-') | (NameKind::Topic, '.' | '-') => at + index == 0,
+            (NameKind::Index | NameKind::Topic, _) => true,
         });
     let Some((index, char)) = bad else {
         return Ok((Part::Literal(literal.to_owned()), length));
     };
     let problem = match char {
         '}' => "`}` without `{` before it".to_owned(),
-        '.' | '_' | '-' => format!("an index cannot begin with `{char}`"),
+        '.' | '_' | '-' => format!("{} cannot begin with `{char}`", kind.noun()),
         _ if kind == NameKind::Path => "a path cannot have a NUL in it".to_owned(),
         _ => format!(
-            "`{char}` cannot be in the name of an index: allowed are a-z, 0-9, `.`, `_` and `-`"
+            "`{char}` cannot be in the name of {}: allowed are {}a-z, 0-9, `.`, `_` and `-`",
+            kind.noun(),
+            if kind == NameKind::Topic { "A-Z, " } else { "" }
         ),
     };
     Err((
@@ -312,7 +334,7 @@ fn placeholder(rest: &str, kind: NameKind) -> Parsed {
         return Ok((Part::Origin(*field), length));
     }
     match AUDIT.iter().find(|(known, _)| *known == name) {
-        Some((_, path)) if kind == NameKind::Index => Ok((Part::Audit(path), length)),
+        Some((_, path)) if kind != NameKind::Path => Ok((Part::Audit(path), length)),
         Some(_) => error(format!(
             "`{{{name}}}` cannot be in a path: allowed are {}",
             allowed(kind)
@@ -327,7 +349,7 @@ fn placeholder(rest: &str, kind: NameKind) -> Parsed {
 fn allowed(kind: NameKind) -> String {
     let mut names = vec!["{event:%Y-%m-%d}".to_owned()];
     names.extend(ORIGIN.iter().map(|(name, _)| format!("{{{name}}}")));
-    if kind == NameKind::Index {
+    if kind != NameKind::Path {
         names.extend(AUDIT.iter().map(|(name, _)| format!("{{{name}}}")));
     }
     names.join(", ")

@@ -13,8 +13,6 @@ mod conflict;
 
 mod connection;
 
-mod names;
-
 mod settings;
 
 mod template;
@@ -30,10 +28,10 @@ use self::body::Encoder;
 use self::bulk::Bulk;
 use self::conflict::Comparison;
 use self::connection::{Attempt, Call, Connection, Refused as _};
-use self::names::Names;
 use self::settings::{Document, Settings, Target};
 use self::template::Product;
 use super::http_connection::{Auth, told};
+use super::names::{Names, Place};
 use super::{
     Batch, BoxFuture, BuildError, Defaults, Opened, Outcome, Record, Sink, SinkConfig, SinkContext,
     SinkKind,
@@ -139,14 +137,15 @@ impl Elasticsearch {
             .map(|record| template.index_of(record))
             .collect();
         let (slot, prefix) = (self.names.clone(), template.prefix().to_owned());
-        let (fs, path) = (
-            self.context.fs.clone(),
-            self.context.state_dir.join("index-names"),
-        );
+        let place = Place {
+            fs: self.context.fs.clone(),
+            path: self.context.state_dir.join("index-names"),
+            noun: "index",
+        };
         let work = move || {
             let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.is_none() {
-                *slot = Some(Names::load(fs, path, &prefix)?);
+                *slot = Some(Names::load(place, &prefix)?);
             }
             slot.as_mut()
                 .map_or(Ok(Vec::new()), |names| names.admit(wanted))

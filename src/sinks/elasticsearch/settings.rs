@@ -3,7 +3,6 @@
 //! Invariants: every mistake is reported at its place; what cannot work (a certificate without its key, a name that
 //! no index can have) is refused here and not by the server.
 
-use super::names;
 use crate::config::{Choice, Field, FieldDoc, Secret, Section, Spanned, TableDoc};
 use crate::event::template::{NameKind, Rendered, Template};
 use crate::net::http_client::header::HeaderMap;
@@ -93,6 +92,9 @@ static VERIFY_CONFLICTS: Field<bool> = Field::new(
 
 const INDEX_NAMES: &str =
     "a name such as `audit-{origin.cluster}-{event:%Y.%m.%d}`, which begins with a literal prefix";
+
+/// Elasticsearch's limit on an index name.
+const NAME_BYTES_MAX: usize = 255;
 
 const DEFAULT_DATA_STREAM: &str = "logs-kubernetes.audit-default";
 
@@ -309,7 +311,7 @@ fn index_target(section: &Section<'_>, index: &Spanned<String>) -> Option<Target
 }
 
 fn valid_name(section: &Section<'_>, name: &Spanned<String>) -> Option<()> {
-    match names::problem(&name.value) {
+    match problem(&name.value) {
         None => Some(()),
         Some(problem) => {
             section.wrong_value(
@@ -321,6 +323,23 @@ fn valid_name(section: &Section<'_>, name: &Spanned<String>) -> Option<()> {
             None
         }
     }
+}
+
+/// What is wrong with the name of a data stream.
+pub(super) fn problem(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some("a name may not be empty".to_owned());
+    }
+    if let Some(first) = text.chars().next().filter(|c| !c.is_ascii_alphanumeric()) {
+        return Some(format!("a data stream may not begin with `{first}`"));
+    }
+    let fine = |c: &char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
+    if let Some(bad) = text.chars().find(|c| !fine(c)) {
+        return Some(format!(
+            "`{bad}` cannot be in the name of a data stream: allowed are a-z, 0-9, `.`, `_` and `-`"
+        ));
+    }
+    (text.len() > NAME_BYTES_MAX).then(|| format!("a name has at most {NAME_BYTES_MAX} bytes"))
 }
 
 /// `Some(None)`: none configured. `None`: a mistake.

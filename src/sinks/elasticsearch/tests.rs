@@ -9,7 +9,7 @@ use super::body::{Create, Encoder, Line, Shape};
 use super::conflict::Comparison;
 use super::settings::{Document, Settings, Target};
 use super::template::{self, Product};
-use super::{bulk_path, names};
+use super::{bulk_path, settings};
 use crate::config;
 use crate::event::LineKind;
 use crate::sinks::testing::record;
@@ -491,8 +491,8 @@ fn the_template_speaks_the_dialect_of_the_server() {
 
 #[test]
 fn names_of_data_streams_are_what_servers_take() {
-    assert_eq!(names::problem("logs-kubernetes.audit-default"), None);
+    assert_eq!(settings::problem("logs-kubernetes.audit-default"), None);
     for bad in ["", "-a", "_a", "A", "a b", "a/b", "a,b", &"a".repeat(256)] {
-        assert!(names::problem(bad).is_some(), "{bad}");
+        assert!(settings::problem(bad).is_some(), "{bad}");
     }
 }

@@ -1,5 +1,6 @@
-//! Index names that depend on fields of events, kept few: at most 64 distinct ones, and `<prefix>other` for the rest,
-//! so that a client of the API server cannot make indices without end. The set is small durable state.
+//! Names of indices and topics that depend on fields of events, kept few: at most 64 distinct ones, and
+//! `<prefix>other` for the rest, so that a client of the API server cannot make them without end. The set is small
+//! durable state, one file for each sink.
 //!
 //! Invariants: a name is durable before its first use, so that a resend after a crash goes to the same index; names
 //! are never taken out while the prefix stays. What is kept is the name without the event's time (see
@@ -18,38 +19,43 @@ use std::sync::Arc;
 use crate::durable_fs::DurableFs;
 use crate::event::template::{Admission, BoundedNames, Rendered};
 
-/// Elasticsearch's limit on an index name.
-const NAME_BYTES_MAX: usize = 255;
-
-const HEADER: &str = "auditship index names 1";
-
 /// Far more than 64 names need.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Where the names of one sink are kept.
+#[derive(Clone)]
+pub(super) struct Place {
+    /// On the disk.
+    pub(super) fs: Arc<dyn DurableFs>,
+    /// The file; its directory need not be there.
+    pub(super) path: PathBuf,
+    /// What is named, in the file's first line: `index`, `topic`.
+    pub(super) noun: &'static str,
+}
+
 /// The names in use.
 pub(super) struct Names {
-    fs: Arc<dyn DurableFs>,
-    path: PathBuf,
+    place: Place,
     known: BoundedNames,
 }
 
 impl Names {
-    /// Reads the set kept in `path`. Names with another prefix are those of an earlier configuration and not counted.
-    pub(super) fn load(fs: Arc<dyn DurableFs>, path: PathBuf, prefix: &str) -> io::Result<Self> {
+    /// Reads the set kept there. Names with another prefix are those of an earlier configuration and not counted.
+    pub(super) fn load(place: Place, prefix: &str) -> io::Result<Self> {
         let mut names = Names {
-            fs,
-            path,
+            place,
             known: BoundedNames::new(prefix, []),
         };
-        let file = match names.fs.open_read(&names.path) {
+        let file = match names.place.fs.open_read(&names.place.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
             Err(error) => return Err(names.told("open", error)),
         };
+        let noun = names.place.noun;
         let damaged = || {
             io::Error::new(
                 io::ErrorKind::InvalidData,
-                "not a list of index names of this version",
+                format!("not a list of {noun} names of this version"),
             )
         };
         let length = file.len().map_err(|error| names.told("read", error))?;
@@ -63,7 +69,7 @@ impl Names {
         bytes.truncate(read);
         let text = String::from_utf8(bytes).map_err(|_| names.told("read", damaged()))?;
         let mut lines = text.lines();
-        if lines.next() != Some(HEADER) {
+        if lines.next() != Some(names.place.header().as_str()) {
             return Err(names.told("read", damaged()));
         }
         let kept = lines
@@ -99,50 +105,49 @@ impl Names {
     }
 
     fn keep(&self, known: &BoundedNames) -> io::Result<()> {
-        let mut text = HEADER.to_owned() + "\n";
+        let mut text = self.place.header() + "\n";
         for name in known.names() {
             text.push_str(name);
             text.push('\n');
         }
-        if let Some(dir) = self.path.parent() {
-            self.fs
+        if let Some(dir) = self.place.path.parent() {
+            self.place
+                .fs
                 .create_dir(dir)
                 .map_err(|error| self.told("make the directory of", error))?;
         }
-        self.fs
-            .replace(&self.path, text.as_bytes())
+        self.place
+            .fs
+            .replace(&self.place.path, text.as_bytes())
             .map_err(|error| self.told("write", error))
     }
 
     fn told(&self, verb: &str, error: io::Error) -> io::Error {
         io::Error::new(
             error.kind(),
-            format!("{verb} {}: {error}", self.path.display()),
+            format!("{verb} {}: {error}", self.place.path.display()),
         )
     }
 }
 
-/// What is wrong with the name of a data stream.
-pub(super) fn problem(text: &str) -> Option<String> {
-    if text.is_empty() {
-        return Some("a name may not be empty".to_owned());
+impl Place {
+    fn header(&self) -> String {
+        format!("auditship {} names 1", self.noun)
     }
-    if let Some(first) = text.chars().next().filter(|c| !c.is_ascii_alphanumeric()) {
-        return Some(format!("a data stream may not begin with `{first}`"));
-    }
-    let fine = |c: &char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
-    if let Some(bad) = text.chars().find(|c| !fine(c)) {
-        return Some(format!(
-            "`{bad}` cannot be in the name of a data stream: allowed are a-z, 0-9, `.`, `_` and `-`"
-        ));
-    }
-    (text.len() > NAME_BYTES_MAX).then(|| format!("a name has at most {NAME_BYTES_MAX} bytes"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::durable_fs::SystemFs;
+
+    fn place(path: &std::path::Path) -> Place {
+        Place {
+            fs: Arc::new(SystemFs),
+            path: path.to_owned(),
+            noun: "index",
+        }
+    }
 
     fn wanted(distinct: &str) -> Rendered {
         Rendered {
@@ -155,7 +160,7 @@ mod tests {
     fn the_65th_name_goes_to_other_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sinks/search/index-names");
-        let load = |prefix| Names::load(Arc::new(SystemFs), path.clone(), prefix).unwrap();
+        let load = |prefix| Names::load(place(&path), prefix).unwrap();
         let mut names = load("audit-");
         let first = names
             .admit((0..70).map(|n| wanted(&format!("audit-{n:02}"))).collect())
@@ -190,9 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("index-names");
         std::fs::write(&path, "something else\n").unwrap();
-        let error = Names::load(Arc::new(SystemFs), path.clone(), "audit-")
-            .err()
-            .unwrap();
+        let error = Names::load(place(&path), "audit-").err().unwrap();
         assert!(error.to_string().contains("index-names"), "{error}");
     }
 }
