@@ -27,6 +27,7 @@ mod upload;
 
 mod verdict;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ struct S3 {
     /// Whether the server heeds `If-None-Match`; `None` before it was tried.
     conditional: Mutex<Option<bool>>,
     leftovers: Arc<Leftovers>,
+    /// Whether uploads of an earlier run were looked for.
+    swept: AtomicBool,
 }
 
 impl S3 {
@@ -108,6 +111,7 @@ impl S3 {
             stem: key::stem(&context.agent.node, &context.spool),
             conditional: Mutex::new(None),
             leftovers: Arc::default(),
+            swept: AtomicBool::new(false),
             context: context.clone(),
             settings,
         };
@@ -201,7 +205,9 @@ impl Sink for S3 {
         Box::pin(self.in_time(false, async {
             self.connection.renew().await;
             self.try_conditions().await?;
-            self.sweep().await;
+            if !self.swept.swap(true, Ordering::SeqCst) {
+                self.sweep().await;
+            }
             Ok(Opened {
                 alarms: self.connection.take_alarms(),
                 ..Opened::default()

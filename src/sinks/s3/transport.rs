@@ -179,9 +179,11 @@ impl AwsHttpClient for Transport {
         settings: &HttpConnectorSettings,
         _: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        // The machine's metadata are asked with short ones: where there is no such machine, nobody answers.
-        let wanted = [settings.connect_timeout(), settings.read_timeout()];
-        let wanted: Option<Duration> = wanted.into_iter().flatten().reduce(|a, b| a + b);
+        // The machine's metadata are asked with a short one: where there is no such machine, nobody answers. A timeout
+        // for connecting alone, which the SDK always sets, says nothing of how long an answer may take.
+        let wanted = settings
+            .read_timeout()
+            .map(|read| read + settings.connect_timeout().unwrap_or_default());
         SharedHttpConnector::new(Transport {
             clients: self.clients.clone(),
             limit: wanted.map_or(self.limit, |wanted| wanted.min(self.limit)),

@@ -287,11 +287,13 @@ impl Refusal {
         }
     }
 
-    /// The region that the server names: in a header, or `expecting 'eu-west-1'`.
+    /// The region that the server names: in a header, or `expecting 'eu-west-1'` in the message.
     fn named_region(&self) -> Option<String> {
         self.region.clone().or_else(|| {
-            let rest = self.message.split("expecting '").nth(1)?;
-            Some(rest.split('\'').next()?.to_owned())
+            let rest = self.message.split("expecting ").nth(1)?;
+            // Each server has its own quotes.
+            let region = rest.strip_prefix(['\'', '"'])?;
+            Some(region.split(['\'', '"']).next()?.to_owned())
         })
     }
 }

@@ -1,20 +1,6 @@
 //! What an attempt at S3 promises. Every test of [`suite`] runs against the fake and against a real versitygw; what a
 //! real server cannot be made to do on demand follows, against the fake alone.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use auditship::sinks::{Batch, BuiltBody, Holds, Outcome, Record, Seal};
-use sha2::{Digest, Sha256};
-
-use crate::contract::bench::{Bench, all_delivered, delivered, records};
-use crate::fakes::s3::FakeS3;
-use crate::support::event::Events;
-use crate::support::http::Http;
-use crate::support::oracle::hex;
-use crate::support::s3::{ACCESS_KEY, Bucket, SECRET_KEY};
-use crate::support::servers::{self, Server};
-
 /// Declares each check as a test on the fake and as one on the real server.
 macro_rules! suite {
     ($($check:ident),+ $(,)?) => {
@@ -32,6 +18,29 @@ macro_rules! suite {
         }
     };
 }
+
+/// Refusals, lost answers, servers without conditions.
+mod faults;
+
+/// Credentials, certificates, clocks, a server that goes away.
+mod logins;
+
+/// Objects too large to be held.
+mod parts;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use auditship::sinks::{Batch, BuiltBody, Holds, Outcome, Record, Seal};
+use sha2::{Digest, Sha256};
+
+use crate::contract::bench::{Bench, all_delivered, delivered, records};
+use crate::fakes::s3::FakeS3;
+use crate::support::event::Events;
+use crate::support::http::Http;
+use crate::support::oracle::hex;
+use crate::support::s3::{ACCESS_KEY, Bucket, SECRET_KEY};
+use crate::support::servers::{self, Server};
 
 suite! {
     a_batch_is_one_object_named_by_its_records_byte_for_byte,
@@ -52,8 +61,8 @@ suite! {
 
 /// A server to write to.
 pub(super) struct Target {
-    url: String,
-    fake: Option<FakeS3>,
+    pub(super) url: String,
+    pub(super) fake: Option<FakeS3>,
     ca: Option<std::path::PathBuf>,
     unique: String,
 }
