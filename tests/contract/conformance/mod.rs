@@ -19,6 +19,9 @@ mod table;
 /// Elasticsearch and OpenSearch.
 mod elasticsearch;
 
+/// Loki.
+mod loki;
+
 /// The file sink.
 mod file;
 
@@ -45,6 +48,8 @@ destinations! {
     elasticsearch_opensearch: elasticsearch::OPENSEARCH,
     elasticsearch_opensearch_secure: elasticsearch::OPENSEARCH_SECURE,
     elasticsearch_elasticsearch: elasticsearch::ELASTICSEARCH,
+    loki_fake: loki::Fake,
+    loki_victorialogs: loki::VictoriaLogs,
     file: file::File,
 }
 

@@ -76,15 +76,25 @@ impl Target {
 
     /// The same of a tenant, which is a number.
     pub(crate) fn lines_of(&self, tenant: Option<u32>) -> Vec<Line> {
-        match (&self.fake, tenant) {
-            (Some(fake), None) => of_fake(fake.lines()),
-            (Some(fake), Some(tenant)) => of_fake(fake.lines_of(&tenant.to_string())),
-            (None, _) => query(&self.http, &format!("{{job=\"{}\"}}", self.job), tenant),
-        }
+        self.lines_with(&self.job, tenant)
+    }
+
+    /// Everything with this `job`.
+    pub(crate) fn lines_with(&self, job: &str, tenant: Option<u32>) -> Vec<Line> {
+        let Some(fake) = &self.fake else {
+            return query(&self.http, &format!("{{job=\"{job}\"}}"), tenant);
+        };
+        let mut all = of_fake(match tenant {
+            None => fake.lines(),
+            Some(tenant) => fake.lines_of(&tenant.to_string()),
+        });
+        all.retain(|line| line.fields["job"] == job);
+        all
     }
 }
 
-fn unique() -> String {
+/// A label that no other test of any run has.
+pub(crate) fn unique() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let next = NEXT.fetch_add(1, Ordering::SeqCst);

@@ -114,11 +114,6 @@ impl FakeLoki {
         format!("{scheme}://{}", self.server.address())
     }
 
-    /// For a proxy in between.
-    pub(crate) fn address(&self) -> std::net::SocketAddr {
-        self.server.address()
-    }
-
     /// Changes what it is configured with.
     pub(crate) fn limit(&self, change: impl FnOnce(&mut Limits)) {
         self.with(|inner| change(&mut inner.limits));
@@ -178,11 +173,6 @@ impl FakeLoki {
                 _ => Fault::Answer(Answer::text(503, "upstream connect error")),
             })
         });
-    }
-
-    /// No faults any more.
-    pub(crate) fn calm(&self) {
-        self.script(|_| None);
     }
 
     /// Every line of a tenant with the name of its stream.
