@@ -22,6 +22,9 @@ mod forgery;
 /// Events that a destination refuses: fallback, dead letter, replay, and refusal as such.
 mod dead_letters;
 
+/// Days of backlog for Loki, which loses what is not in order.
+mod loki_backlog;
+
 /// Mistakes in a configuration: all at once, each in its place.
 mod config_errors;
 
