@@ -1,9 +1,10 @@
 //! The loki sink, for Grafana Loki (3 and later) and servers that take its push API: its configuration and the sink.
 //! One stream for each origin, one stream in a push, one push in flight, lines in time order.
 //!
-//! A 204 of Loki does not say that all was stored: a line that is too far behind can be lost without a word. So whatever
-//! Loki would refuse for its time or length is found before anything is sent ([`order`]). To Loki the same timestamp,
-//! line and metadata are one line, so a batch that may be stored already is sent again as it was, byte for byte.
+//! A 204 of Loki does not say that all was stored: a line that is too far behind can be lost without a word. So what
+//! Loki would refuse for its time or length is found before anything is sent ([`order`], design R14). To Loki the same
+//! timestamp, line and metadata are one line, so a batch that may be stored already is sent again as it was, byte for
+//! byte.
 //!
 //! Invariants: one attempt at one batch, no retry; a line that is reported as delivered was in a push that Loki took
 //! whole; what is wrong with the configuration stops the sink and rejects no event.
