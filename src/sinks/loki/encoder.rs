@@ -19,6 +19,9 @@ use crate::sinks::{Batch, Record, Seal};
 /// Changes with every change of what records are encoded to.
 const VERSION: &[u8] = b"loki-1";
 
+/// Room that is made at once for a push: what a batch of the usual size needs, so that it does not grow by doubling.
+const BYTES_EXPECTED_MAX: usize = 5 << 19;
+
 /// Encodes records.
 #[derive(Debug)]
 pub(super) struct Encoder {
@@ -100,7 +103,7 @@ impl Encoder {
 
     /// A push without lines: it shows who is let in, and nothing is stored.
     pub(super) fn empty(&self, origin: &Origin) -> io::Result<Vec<u8>> {
-        Push::new(self.encoding, &self.labels.example(origin)).finish()
+        Push::new(self.encoding, &self.labels.example(origin), 0).finish()
     }
 
     /// The push of those records of a batch that `wanted` says, by their place in it. Blocking where a line is read from
@@ -116,8 +119,14 @@ impl Encoder {
         };
         let mut places: Vec<usize> = (0..batch.records.len()).filter(|at| wanted(*at)).collect();
         places.sort_by_key(|at| times[*at]);
+        let weights = places.iter().map(|at| self.weigh(&batch.records[*at]));
+        let bytes = usize::try_from(weights.sum::<u64>()).unwrap_or(usize::MAX);
         let mut encoded = Encoded {
-            push: Push::new(self.encoding, &self.labels.of(first)),
+            push: Push::new(
+                self.encoding,
+                &self.labels.of(first),
+                bytes.min(BYTES_EXPECTED_MAX),
+            ),
             span: None,
             too_long: Vec::new(),
         };
@@ -138,20 +147,22 @@ impl Encoder {
         Ok(Some(encoded))
     }
 
-    /// What is written down of a batch before its first send: all of it, also what will be left out for its time.
-    pub(super) fn seal(&self, batch: &Batch) -> io::Result<Option<Seal>> {
+    /// What is written down of a batch before its first send, with the push: all of it, also what will be left out for its
+    /// time.
+    pub(super) fn seal(&self, batch: &Batch) -> io::Result<Option<(Seal, Encoded)>> {
         let times: Vec<Nanos> = batch.records.iter().map(line::timestamp).collect();
-        let Some(encoded) = self.encode(batch, &times, |_| true)? else {
+        let Some(mut encoded) = self.encode(batch, &times, |_| true)? else {
             return Ok(None);
         };
         let mut target = self.stream(&batch.records[0]).into_bytes();
         if target.len() > Seal::TARGET_MAX {
             target = Sha256::digest(&target).to_vec();
         }
-        Ok(Some(Seal {
+        let seal = Seal {
             target,
             encoder: self.id,
             sha256: encoded.push.sha256(),
-        }))
+        };
+        Ok(Some((seal, encoded)))
     }
 }

@@ -30,7 +30,7 @@ mod verdict;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::encoder::Encoder;
+use self::encoder::{Encoded, Encoder};
 use self::labels::Labels;
 use self::order::{Nanos, Order, Plan, StreamKey, Timeliness};
 use self::pace::Pace;
@@ -105,8 +105,25 @@ struct Loki {
     encoder: Arc<Encoder>,
     connection: Connection,
     order: Arc<Mutex<Order>>,
+    /// The push that was made to seal a batch, until the batch is sent, so that it is made once.
+    sealed: Arc<Mutex<Option<Sealed>>>,
     pace: Mutex<Pace>,
     context: SinkContext,
+}
+
+/// A push with all of a batch, and which batch that is.
+struct Sealed {
+    records: Range,
+    seal: Seal,
+    encoded: Encoded,
+}
+
+/// First and last record, and how many there are.
+type Range = (u64, u64, usize);
+
+fn range(batch: &Batch) -> Option<Range> {
+    let (first, last) = (batch.records.first()?, batch.records.last()?);
+    Some((first.number, last.number, batch.records.len()))
 }
 
 /// A batch that was looked at and encoded.
@@ -133,6 +150,7 @@ impl Loki {
             encoder: Arc::new(Encoder::new(settings, labels)),
             connection: Connection::new(settings.access.clone(), context)?,
             order: Arc::new(Mutex::new(Order::new(settings.limits))),
+            sealed: Arc::default(),
             pace: Mutex::default(),
             context: context.clone(),
         })
@@ -203,7 +221,11 @@ impl Loki {
     async fn prepare(&self, batch: Arc<Batch>) -> Result<Ready, Outcome> {
         let (encoder, order) = (Arc::clone(&self.encoder), Arc::clone(&self.order));
         let now = self.context.clock.now().0.saturating_mul(1000);
-        let work = move || prepare(&encoder, &order, &batch, now);
+        let sealed = lock(&self.sealed).take().filter(|sealed| {
+            range(&batch) == Some(sealed.records) && batch.seal.as_ref() == Some(&sealed.seal)
+        });
+        let sealed = sealed.map(|sealed| sealed.encoded);
+        let work = move || prepare(&encoder, &order, &batch, sealed, now);
         tokio::task::spawn_blocking(work)
             .await
             .unwrap_or_else(|panic| Err(again(format!("encode a push: {panic}"))))
@@ -214,6 +236,7 @@ fn prepare(
     encoder: &Encoder,
     order: &Mutex<Order>,
     batch: &Batch,
+    sealed: Option<Encoded>,
     now: Nanos,
 ) -> Result<Ready, Outcome> {
     let times: Vec<Nanos> = batch.records.iter().map(line::timestamp).collect();
@@ -235,11 +258,15 @@ fn prepare(
         }
     };
     let good = |at: usize| verdicts[at] == Timeliness::Good;
-    let encoded = encoder
-        .encode(batch, &times, good)
-        .map_err(|error| again(format!("read a line: {error}")))?;
-    let Some(encoded) = encoded else {
-        return Ok(Ready::Nothing(Vec::new()));
+    let encoded = match sealed.filter(|_| (0..times.len()).all(good)) {
+        Some(sealed) => sealed,
+        None => {
+            let encoded = encoder.encode(batch, &times, good);
+            match encoded.map_err(|error| again(format!("read a line: {error}")))? {
+                Some(encoded) => encoded,
+                None => return Ok(Ready::Nothing(Vec::new())),
+            }
+        }
     };
     let mut except: Vec<(u64, Verdict)> = Vec::new();
     for (record, (time, verdict)) in batch.records.iter().zip(times.iter().zip(&verdicts)) {
@@ -379,13 +406,20 @@ impl Sink for Loki {
     }
 
     fn seal(&self, batch: &Batch) -> Option<Seal> {
-        self.encoder.seal(batch).unwrap_or_else(|error| {
-            tracing::warn!(
-                sink = self.context.name,
-                "read a line to seal a batch: {error}"
-            );
-            None
-        })
+        let (seal, encoded) = match self.encoder.seal(batch) {
+            Ok(sealed) => sealed?,
+            Err(error) => {
+                let sink = &self.context.name;
+                tracing::warn!(sink, "read a line to seal a batch: {error}");
+                return None;
+            }
+        };
+        *lock(&self.sealed) = range(batch).map(|records| Sealed {
+            records,
+            seal: seal.clone(),
+            encoded,
+        });
+        Some(seal)
     }
 
     fn secrets_changed(&self) -> bool {

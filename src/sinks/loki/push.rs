@@ -50,40 +50,47 @@ const GZIP_LEVEL: u32 = 1;
 /// What an entry has beside line and metadata, from above.
 pub(super) const ENTRY_FRAME_BYTES: u64 = 40;
 
+/// Room for what stands before everything else and is known last: a tag and the length of the stream.
+const ROOM: usize = 6;
+
+/// What ends a JSON push.
+const JSON_TAIL: &[u8] = b"]}]}";
+
 /// A body that grows line by line.
 #[derive(Debug)]
 pub(super) struct Push {
     encoding: Encoding,
-    /// What stands before the entries.
-    head: Vec<u8>,
-    entries: Vec<u8>,
+    /// [`ROOM`], the labels, the lines.
+    buffer: Vec<u8>,
     scratch: Vec<u8>,
+    empty: bool,
 }
 
 impl Push {
-    /// A push for this stream, without entries, which Loki takes and stores nothing of.
-    pub(super) fn new(encoding: Encoding, labels: &LabelSet<'_>) -> Self {
-        let mut head = Vec::new();
+    /// A push for this stream, without lines, which Loki takes and stores nothing of; `bytes`: what is expected to come.
+    pub(super) fn new(encoding: Encoding, labels: &LabelSet<'_>, bytes: usize) -> Self {
+        let mut buffer = Vec::with_capacity(bytes);
+        buffer.resize(ROOM, 0);
         match encoding {
-            Encoding::Protobuf => bytes_field(&mut head, 1, labels.text().as_bytes()),
+            Encoding::Protobuf => bytes_field(&mut buffer, 1, labels.text().as_bytes()),
             Encoding::Json => {
                 let mut text = String::from("{\"streams\":[{\"stream\":");
                 json_object(labels.iter(), &mut text);
                 text.push_str(",\"values\":[");
-                head = text.into_bytes();
+                buffer.extend_from_slice(text.as_bytes());
             }
         }
         Push {
             encoding,
-            head,
-            entries: Vec::new(),
+            buffer,
             scratch: Vec::new(),
+            empty: true,
         }
     }
 
     /// Bytes so far.
     pub(super) fn len(&self) -> usize {
-        self.head.len() + self.entries.len()
+        self.buffer.len() - ROOM
     }
 
     /// Adds a line behind those there are.
@@ -92,6 +99,7 @@ impl Push {
             Encoding::Protobuf => self.add_protobuf(time, line, metadata),
             Encoding::Json => self.add_json(time, line, metadata),
         }
+        self.empty = false;
     }
 
     fn add_protobuf(&mut self, time: Nanos, line: &str, metadata: &[(&str, String)]) {
@@ -109,12 +117,12 @@ impl Push {
             bytes_field(&mut pair, 2, value.as_bytes());
             bytes_field(entry, 3, &pair);
         }
-        bytes_field(&mut self.entries, 2, entry);
+        bytes_field(&mut self.buffer, 2, entry);
     }
 
     fn add_json(&mut self, time: Nanos, line: &str, metadata: &[(&str, String)]) {
         let mut text = String::with_capacity(line.len() + line.len() / 4 + 64);
-        if !self.entries.is_empty() {
+        if !self.empty {
             text.push(',');
         }
         text.push_str(&format!("[\"{time}\",\""));
@@ -126,51 +134,47 @@ impl Push {
             json_object(pairs, &mut text);
         }
         text.push(']');
-        self.entries.extend_from_slice(text.as_bytes());
+        self.buffer.extend_from_slice(text.as_bytes());
     }
 
-    /// The whole request before compression, in parts.
-    fn parts(&self) -> (Vec<u8>, &[u8], &'static [u8]) {
-        let mut head = Vec::with_capacity(self.head.len() + 16);
-        let tail: &[u8] = match self.encoding {
-            Encoding::Protobuf => {
-                head.push(1 << 3 | 2);
-                encode_varint(self.len() as u64, &mut head);
-                b""
-            }
-            Encoding::Json => b"]}]}",
-        };
-        head.extend_from_slice(&self.head);
-        (head, &self.entries, tail)
+    /// Writes what stands before everything else; where that begins.
+    fn begin(&mut self) -> usize {
+        if self.encoding == Encoding::Json {
+            return ROOM;
+        }
+        let mut prefix = Vec::with_capacity(ROOM);
+        prefix.push(1 << 3 | 2);
+        // At most 5 bytes: a push is far below 4 GiB.
+        encode_varint(self.len() as u64, &mut prefix);
+        let start = ROOM - prefix.len();
+        self.buffer[start..ROOM].copy_from_slice(&prefix);
+        start
     }
 
     /// SHA-256 of the request before compression.
-    pub(super) fn sha256(&self) -> [u8; 32] {
+    pub(super) fn sha256(&mut self) -> [u8; 32] {
         use sha2::{Digest, Sha256};
-        let (head, entries, tail) = self.parts();
+        let start = self.begin();
         let mut hasher = Sha256::new();
-        hasher.update(head);
-        hasher.update(entries);
-        hasher.update(tail);
+        hasher.update(&self.buffer[start..]);
+        if self.encoding == Encoding::Json {
+            hasher.update(JSON_TAIL);
+        }
         hasher.finalize().into()
     }
 
     /// The request as it is sent.
     pub(super) fn finish(mut self) -> io::Result<Vec<u8>> {
-        let (mut whole, _, tail) = self.parts();
-        whole.reserve_exact(self.entries.len() + tail.len());
-        whole.extend_from_slice(&self.entries);
-        whole.extend_from_slice(tail);
-        // Given back before the compressor wants as much again.
-        self.entries = Vec::new();
+        let start = self.begin();
         match self.encoding {
             Encoding::Protobuf => snap::raw::Encoder::new()
-                .compress_vec(&whole)
+                .compress_vec(&self.buffer[start..])
                 .map_err(io::Error::other),
             Encoding::Json => {
                 let level = flate2::Compression::new(GZIP_LEVEL);
                 let mut compressor = flate2::write::GzEncoder::new(Vec::new(), level);
-                compressor.write_all(&whole)?;
+                compressor.write_all(&self.buffer[start..])?;
+                compressor.write_all(JSON_TAIL)?;
                 compressor.finish()
             }
         }
@@ -255,14 +259,17 @@ mod tests {
         value: String,
     }
 
-    fn push(encoding: Encoding, lines: &[(Nanos, &str, &[(&str, String)])]) -> Push {
+    /// Time, line, metadata.
+    type Line<'a> = (Nanos, &'a str, &'a [(&'a str, String)]);
+
+    fn push(encoding: Encoding, lines: &[Line<'_>]) -> Push {
         let labels = Labels::new(&BTreeMap::new(), &BTreeMap::new()).expect("no labels");
         let origin = Origin {
             cluster: "c \"1\"".into(),
             node: "n\\1".into(),
             source: "s".into(),
         };
-        let mut push = Push::new(encoding, &labels.example(&origin));
+        let mut push = Push::new(encoding, &labels.example(&origin), 0);
         for (time, line, metadata) in lines {
             push.add(*time, line, metadata);
         }
@@ -274,7 +281,7 @@ mod tests {
     #[test]
     fn protobuf_is_what_a_decoder_reads_back() {
         let metadata = [("user", "zoé".to_owned()), ("code", "200".to_owned())];
-        let lines: [(Nanos, &str, &[(&str, String)]); 4] = [
+        let lines: [Line<'_>; 4] = [
             (1_767_323_045_678_901_660, "{\"a\":1}", &metadata),
             (0, " ", &[]),
             (-1, "x", &[]),
@@ -340,7 +347,7 @@ mod tests {
     #[test]
     fn the_hash_is_of_what_is_sent_before_compression() {
         use sha2::{Digest, Sha256};
-        let made = push(Encoding::Protobuf, &[(1, "a", &[]), (2, "b", &[])]);
+        let mut made = push(Encoding::Protobuf, &[(1, "a", &[]), (2, "b", &[])]);
         let hash = made.sha256();
         let whole = snap::raw::Decoder::new()
             .decompress_vec(&made.finish().expect("small"))

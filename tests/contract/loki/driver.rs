@@ -207,8 +207,12 @@ impl Driver {
 
     /// One attempt.
     pub(crate) fn attempt(&self, records: &[Record], in_doubt: bool) -> Outcome {
-        let batch = Arc::new(batch(records, in_doubt));
-        self.runtime.block_on(self.sink.send(batch))
+        let mut batch = batch(records, in_doubt);
+        // As delivery does; without it the push is encoded when it is sent, which must come to the same.
+        if records.len().is_multiple_of(2) {
+            batch.seal = self.sink.seal(&batch);
+        }
+        self.runtime.block_on(self.sink.send(Arc::new(batch)))
     }
 
     /// One batch until all of it is stored or rejected.
