@@ -65,6 +65,9 @@ pub static KIND: SinkKind = SinkKind {
 /// Longest push before compression. A server takes 4 MiB (`grpc_server_max_recv_msg_size`) with what it adds itself.
 const PUSH_BYTES_MAX: usize = 3 << 20;
 
+/// What a batch is cut at where the configuration allows more: with room for what weighing does not see.
+const BATCH_BYTES_MAX: u64 = 5 << 19;
+
 /// Added to the endpoint.
 const PUSH_PATH: &str = "/loki/api/v1/push";
 
@@ -291,6 +294,13 @@ fn prepare(
     }))
 }
 
+/// The weight of a record in a batch that is cut at `batch_bytes`, so that it is cut at [`BATCH_BYTES_MAX`] at the latest.
+fn scaled(weight: u64, batch_bytes: u64) -> u64 {
+    let over = batch_bytes.max(BATCH_BYTES_MAX);
+    let scaled = u128::from(weight) * u128::from(over) / u128::from(BATCH_BYTES_MAX);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
 fn finish(push: Push) -> Result<Vec<u8>, Outcome> {
     push.finish()
         .map_err(|error| again(format!("compress a push: {error}")))
@@ -398,7 +408,7 @@ impl Sink for Loki {
     }
 
     fn weigh(&self, record: &Record) -> u64 {
-        self.encoder.weigh(record)
+        scaled(self.encoder.weigh(record), self.context.batch_bytes)
     }
 
     fn batch_key(&self, record: &Record) -> BatchKey {
@@ -428,5 +438,29 @@ impl Sink for Loki {
 
     fn certificate_expiry(&self) -> Option<i64> {
         self.connection.certificate_expiry()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_batch_may_hold_it_is_cut_before_a_push_would_be_too_large() {
+        for (batch_bytes, cut_at) in [
+            (64 << 10, 64 << 10),
+            (2 << 20, 2 << 20),
+            (5 << 19, 5 << 19),
+            (16 << 20, 5 << 19),
+        ] {
+            let records = (1..).find(|count| count * scaled(1600, batch_bytes) >= batch_bytes);
+            let bytes = 1600 * records.expect("some number");
+            assert!(
+                (cut_at..cut_at + 1600).contains(&bytes),
+                "{batch_bytes}: {bytes}"
+            );
+        }
+        assert!(BATCH_BYTES_MAX < PUSH_BYTES_MAX as u64);
+        assert_eq!(scaled(u64::MAX, u64::MAX), u64::MAX);
     }
 }
