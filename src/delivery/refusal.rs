@@ -1,9 +1,9 @@
 //! The rule of systematic refusal (design D7): is it the event that is bad, or the destination? Pure.
 //!
 //! A refused event becomes a dead letter only when the destination accepted another one in the same batch or in an
-//! attempt that started later; of a batch that was halved, when all its parts are decided. Until then it is *held*: pending, blocking nobody but the cursor. Twenty held for one
-//! reason, a hundred held for any, or twenty and half of one batch, are the destination's doing: the sink stops and
-//! nothing of it becomes a dead letter.
+//! attempt that started later; of a batch that was halved, when all its parts are decided. Until then it is *held*:
+//! pending, blocking nobody but the cursor. Twenty held for one reason, a hundred held for any, or twenty and half of one
+//! batch, are the destination's doing: the sink stops and nothing of it becomes a dead letter.
 //!
 //! A single refused event at the end of the log, with nothing accepted behind it, is held until something is. When
 //! the sink has nothing else to send it sends the held ones again, every 8 s: each time they may be accepted, and

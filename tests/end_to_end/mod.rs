@@ -13,6 +13,9 @@ mod stopped_across_rotations;
 /// A destination that is down, and what the others and the memory make of it.
 mod outage;
 
+/// Several destinations at once, sick and healthy, coming and going.
+mod fan_out;
+
 /// Lines that are no events, or events that few parsers take.
 mod hostile_lines;
 

@@ -25,17 +25,21 @@ pub(crate) enum ClientCertificate {
 pub(crate) struct Certificates {
     dir: PathBuf,
     ca: CertificateDer<'static>,
-    server: CertificateDer<'static>,
-    server_key: Vec<u8>,
+    server: Pair,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A chain, the server's own certificate first, and its key.
+pub(crate) struct Pair {
+    chain: Vec<CertificateDer<'static>>,
+    key: Vec<u8>,
 }
 
 impl Certificates {
     /// Makes an authority named `name` and what it signs: `ca.crt`, `client.crt`, `client.key`.
     pub(crate) fn make(dir: &Path, name: &str) -> Self {
         fs::create_dir_all(dir).expect("create");
-        let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
+        let params = authority(name);
         let ca_key = KeyPair::generate().expect("a key");
         let ca = params.self_signed(&ca_key).expect("a certificate");
         let issuer = Issuer::new(params, ca_key);
@@ -63,9 +67,38 @@ impl Certificates {
         Certificates {
             dir: dir.to_owned(),
             ca: ca.der().clone(),
-            server: server.der().clone(),
-            server_key: server_key.serialize_der(),
+            server: Pair {
+                chain: vec![server.der().clone()],
+                key: server_key.serialize_der(),
+            },
+            issuer,
         }
+    }
+
+    /// Another server certificate of this authority: for localhost and 127.0.0.1, but for what `change` says.
+    pub(crate) fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        sign(change, &self.issuer)
+    }
+
+    /// As [`Certificates::sign`] by an authority in between, whose certificate the server does not show.
+    pub(crate) fn sign_without_link(&self) -> Pair {
+        let (params, key) = (authority("in between"), KeyPair::generate().expect("a key"));
+        params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate that nobody gets to see");
+        sign(|_| {}, &Issuer::new(params, key))
+    }
+
+    /// The value of the key `tls` of a sink that trusts this authority and shows that client's certificate.
+    pub(crate) fn tls_key(&self, client: Option<&Certificates>) -> String {
+        let client = client.map_or(String::new(), |pair| {
+            format!(
+                ", cert = \"{}\", key = \"{}\"",
+                pair.file("client.crt").display(),
+                pair.file("client.key").display()
+            )
+        });
+        format!("{{ ca = \"{}\"{client} }}", self.file("ca.crt").display())
     }
 
     /// One of the files.
@@ -75,6 +108,15 @@ impl Certificates {
 
     /// For a server that shows this authority's server certificate.
     pub(crate) fn server_config(&self, client: ClientCertificate) -> Arc<ServerConfig> {
+        self.server_config_with(&self.server, client)
+    }
+
+    /// As [`Certificates::server_config`], showing this.
+    pub(crate) fn server_config_with(
+        &self,
+        shown: &Pair,
+        client: ClientCertificate,
+    ) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).expect("our own authority");
         let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
@@ -91,11 +133,43 @@ impl Certificates {
                 builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
             }
         };
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.server_key.clone()));
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.key.clone()));
         Arc::new(
             builder
-                .with_single_cert(vec![self.server.clone()], key)
+                .with_single_cert(shown.chain.clone(), key)
                 .expect("a valid pair"),
         )
+    }
+}
+
+/// A server certificate that nobody but itself vouches for.
+pub(crate) fn self_signed() -> Pair {
+    let (params, key) = (server_params(), KeyPair::generate().expect("a key"));
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Pair {
+        chain: vec![certificate.der().clone()],
+        key: key.serialize_der(),
+    }
+}
+
+fn authority(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::<String>::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn server_params() -> CertificateParams {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    CertificateParams::new(names).expect("valid names")
+}
+
+fn sign(change: impl FnOnce(&mut CertificateParams), issuer: &Issuer<'_, KeyPair>) -> Pair {
+    let (mut params, key) = (server_params(), KeyPair::generate().expect("a key"));
+    change(&mut params);
+    let certificate = params.signed_by(&key, issuer).expect("a certificate");
+    Pair {
+        chain: vec![certificate.der().clone()],
+        key: key.serialize_der(),
     }
 }

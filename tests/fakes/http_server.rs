@@ -219,7 +219,7 @@ fn serve(
 }
 
 /// After a failed handshake: a close with bytes unread would be a reset, and the alert that says why might be lost.
-fn turn_away(mut socket: TcpStream, error: io::Error) -> io::Result<()> {
+pub(crate) fn turn_away(mut socket: TcpStream, error: io::Error) -> io::Result<()> {
     socket.shutdown(std::net::Shutdown::Write)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     io::copy(&mut socket, &mut io::sink())?;

@@ -9,6 +9,9 @@ pub(crate) mod certificates;
 /// Grafana Loki.
 pub(crate) mod loki;
 
+/// Servers that must not be trusted.
+pub(crate) mod impostors;
+
 /// Elasticsearch and OpenSearch.
 pub(crate) mod elasticsearch;
 

@@ -51,8 +51,6 @@ struct Shared {
     epoch: AtomicU64,
     /// Faults that did strike.
     struck: AtomicU64,
-    /// Bytes that went to the server.
-    sent: AtomicU64,
 }
 
 impl Proxy {
@@ -71,7 +69,6 @@ impl Proxy {
             over: AtomicBool::new(false),
             epoch: AtomicU64::new(0),
             struck: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
         });
         let sharing = Arc::clone(&shared);
         let accepting = std::thread::spawn(move || accept(&listener, &sharing));
@@ -111,11 +108,6 @@ impl Proxy {
     /// How many faults did strike: a test whose faults never struck has shown nothing.
     pub(crate) fn struck(&self) -> u64 {
         self.shared.struck.load(Ordering::SeqCst)
-    }
-
-    /// Bytes that went through to the server so far.
-    pub(crate) fn sent(&self) -> u64 {
-        self.shared.sent.load(Ordering::SeqCst)
     }
 }
 
@@ -322,7 +314,6 @@ impl Way<'_> {
             passed += count as u64;
             if upward {
                 self.asked.fetch_add(count as u64, Ordering::SeqCst);
-                shared.sent.fetch_add(count as u64, Ordering::SeqCst);
             }
             if self
                 .hold

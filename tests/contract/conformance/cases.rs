@@ -3,10 +3,13 @@
 use std::fs;
 use std::time::Duration;
 
-use super::trial::{Ground, PATIENCE, TIMEOUT, check_memory};
-use super::{Need, Part};
+use super::trial::{Ground, PATIENCE, SINK, TIMEOUT, check_memory};
+use super::{Endpoint, Need, Part};
 use crate::end_to_end::setting;
-use crate::support::proxy::Fault;
+use crate::fakes::certificates::{Certificates, ClientCertificate};
+use crate::fakes::impostors::{self, Face, TlsFront};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::servers;
 use crate::support::wait::{self, Stopwatch};
 
 /// One column of the table.
@@ -84,6 +87,18 @@ pub(crate) static CASES: &[Case] = &[
         run: wrong_password,
     },
     Case {
+        name: "12 bad certificates",
+        what: "a server that cannot be trusted, or does not trust us, stops the sink and gets not one byte of an event",
+        needs: &[Need::Tls],
+        run: bad_certificates,
+    },
+    Case {
+        name: "names flapping",
+        what: "a host name that moves, or resolves to nothing for a while, loses and doubles nothing",
+        needs: &[Need::HostName],
+        run: names_flapping,
+    },
+    Case {
         name: "kill -9 before the answer",
         what: "an agent that is killed between sending and confirmation sends nothing twice",
         needs: &[],
@@ -150,7 +165,7 @@ fn saturated(ground: &Ground<'_>) {
 fn lossy(ground: &Ground<'_>) {
     let mut trial = ground.trial(5);
     let mut random = fastrand::Rng::with_seed(5);
-    trial.proxy().plan(move |_| match random.u8(..8) {
+    trial.proxy().plan(move |_| match random.u8(..6) {
         0 => Fault::Refuse,
         1 => Fault::ResetRequestAfter(random.u64(..20_000)),
         2 => Fault::ResetAnswerAfter(random.u64(..400)),
@@ -158,24 +173,22 @@ fn lossy(ground: &Ground<'_>) {
         _ => Fault::None,
     });
     let agent = trial.start();
-    for _ in 0..8 {
-        let before = trial.proxy().struck();
-        trial.write(40);
-        // Quiet until something was sent, or until the next fault.
-        let sent = trial.proxy().sent();
-        wait::until_true(PATIENCE, "something that passes or breaks", || {
-            trial.proxy().struck() > before || trial.proxy().sent() > sent + 20_000
-        });
+    let watch = Stopwatch::start();
+    // Not for longer: waits double with every failure, and a long outage is the business of other tests.
+    while watch.elapsed() < Duration::from_secs(3) {
+        trial.write(20);
+        wait::pause(Duration::from_millis(100));
         trial.proxy().break_open();
     }
+    assert!(trial.proxy().struck() > 0, "nothing was lost on the way");
     trial.proxy().set(Fault::None);
     trial.settle(&agent);
     trial.conclude(agent);
 }
 
 /// Bytes after which a request and an answer are reset: inside a first line, headers, frames, at the ends of things.
-const REQUEST_CUTS: &[u64] = &[0, 1, 16, 97, 300, 700, 1500, 4000, 9000];
-const ANSWER_CUTS: &[u64] = &[0, 1, 9, 17, 64, 150, 400, 1200];
+const REQUEST_CUTS: &[u64] = &[0, 1, 97, 300, 1500, 4000];
+const ANSWER_CUTS: &[u64] = &[0, 1, 9, 64, 150, 400];
 
 fn reset_after_every_byte(ground: &Ground<'_>) {
     let mut trial = ground.trial(6);
@@ -196,11 +209,12 @@ fn reset_after_every_byte(ground: &Ground<'_>) {
         wait::until_true(PATIENCE, format!("{fault:?} or its end"), || {
             trial.proxy().struck() > before || trial.settled()
         });
+        // What was cut goes through before the next cut, so that no streak of failures makes the waits long.
         trial.proxy().set(Fault::None);
         trial.settle(&agent);
     }
     let struck = trial.proxy().struck();
-    assert!(struck > 8, "only {struck} of the cuts were cuts");
+    assert!(struck > 5, "only {struck} of the cuts were cuts");
     trial.conclude(agent);
 }
 
@@ -258,7 +272,7 @@ fn wrong_password(ground: &Ground<'_>) {
     let (_, reason) = wait::until(PATIENCE, "not ready, and why", || {
         trial
             .ready()
-            .filter(|(code, text)| *code == 503 && text.contains(super::trial::SINK))
+            .filter(|(code, text)| *code == 503 && text.contains(SINK))
     });
     wait::until_true(PATIENCE, "stopped", || {
         trial.said().is_some_and(|said| said["state"] == "stopped")
@@ -284,15 +298,101 @@ fn wrong_password(ground: &Ground<'_>) {
     trial.conclude(agent);
 }
 
+fn bad_certificates(ground: &Ground<'_>) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let ours = Certificates::make(&dir.path().join("ours"), "ours");
+    let other = Certificates::make(&dir.path().join("other"), "other");
+    let endpoint = |host: &str, front: &TlsFront, tls: &str| Endpoint {
+        host: host.to_owned(),
+        port: front.port(),
+        tls: Some(tls.to_owned()),
+    };
+    // The right certificates before the same server: what stops the others is nothing else.
+    let trusted = ground
+        .running
+        .tls_front(Face::Tls(ours.server_config(ClientCertificate::Required)));
+    let mut endpoints = vec![(
+        SINK,
+        endpoint("localhost", &trusted, &ours.tls_key(Some(&ours))),
+    )];
+    let impostors = impostors::all(&ours, &other);
+    let mut fronts = Vec::new();
+    for impostor in &impostors {
+        let front = TlsFront::start(impostor.face.clone(), ground.running.upstream());
+        endpoints.push((
+            impostor.name,
+            endpoint(impostor.host, &front, &impostor.tls),
+        ));
+        fronts.push(front);
+    }
+    let mut trial = ground.trial_at(13, &endpoints);
+    trial.write(40);
+    let agent = trial.start();
+    trial.settle(&agent);
+    for (impostor, front) in impostors.iter().zip(&fronts) {
+        let name = impostor.name;
+        wait::until_ok(PATIENCE, || match trial.said_of(name) {
+            Some(said) if said["state"] == "stopped" => Ok(()),
+            said => Err(format!("{name} is to stop: {said:#?}")),
+        });
+        assert!(front.connections() > 0, "{name} was never called");
+        assert_eq!(front.application_bytes(), 0, "{name} got something");
+        let said = trial.said_of(name).expect("it listens");
+        for count in ["delivered", "dead_letter", "gap"] {
+            assert_eq!(said[count], 0, "{name}: {said:#}");
+        }
+        let (_, reasons) = trial.ready().expect("it listens");
+        assert!(reasons.contains(name), "{name} is not named in {reasons}");
+    }
+    trial.conclude(agent);
+}
+
+/// The name moves between two addresses of this machine, and is unknown in between.
+fn names_flapping(ground: &Ground<'_>) {
+    const NAME: &str = "audit-destination.test";
+    let upstream = ground.running.upstream().expect("it has a network");
+    let first = Proxy::start_at(([127, 0, 0, 2], 0).into(), upstream);
+    let port = first.address().port();
+    let endpoint = Endpoint {
+        host: NAME.to_owned(),
+        port,
+        tls: None,
+    };
+    let mut trial = ground.trial_at(14, &[(SINK, endpoint)]);
+    let hosts = trial.place.path().join("hosts");
+    let point_to = |address: Option<u8>| {
+        let line = address.map_or(String::new(), |last| format!("127.0.0.{last} {NAME}\n"));
+        // In place: the agent sees this very file.
+        fs::write(&hosts, format!("127.0.0.1 localhost\n{line}")).expect("write");
+    };
+    point_to(Some(2));
+    let agent = match trial.start_with_hosts(&hosts) {
+        Ok(agent) => agent,
+        Err(why) => return servers::skip("conformance: names flapping", &why),
+    };
+    let mut proxy = Some(first);
+    for address in [3, 2, 3] {
+        trial.write(40);
+        trial.settle(&agent);
+        drop(proxy.take());
+        point_to(None);
+        trial.write(40);
+        trial.wait_for_trouble(&agent);
+        proxy = Some(Proxy::start_at(
+            ([127, 0, 0, address], port).into(),
+            upstream,
+        ));
+        point_to(Some(address));
+        trial.settle(&agent);
+    }
+    trial.conclude(agent);
+}
+
 /// `AUDITSHIP_KILLS=200` is the long run.
 fn killed_before_the_answer(ground: &Ground<'_>) {
     let mut trial = ground.trial(10);
     let mut random = fastrand::Rng::with_seed(10);
-    let networked = !ground
-        .destination
-        .lacks()
-        .iter()
-        .any(|(need, _)| *need == Need::Network);
+    let networked = ground.is_networked();
     for _ in 0..setting("AUDITSHIP_KILLS", 4) {
         trial.write(60);
         if networked {
@@ -322,9 +422,15 @@ fn poison(ground: &Ground<'_>) {
     trial.write_poison();
     trial.write(30);
     let agent = trial.start();
+    // A refusal is believed once the destination has taken something after it.
+    wait::until_true(PATIENCE, "a dead letter", || {
+        if !trial.settled() {
+            trial.write(1);
+            wait::pause(Duration::from_millis(300));
+        }
+        trial.said().is_some_and(|said| said["dead_letter"] == 1)
+    });
     trial.settle(&agent);
-    let said = trial.said().expect("it listens");
-    assert_eq!(said["dead_letter"], 1, "{said:#}");
     trial.conclude(agent);
 }
 

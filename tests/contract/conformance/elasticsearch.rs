@@ -20,6 +20,7 @@ pub(crate) struct Fake;
 
 /// A real server.
 pub(crate) struct Real {
+    name: &'static str,
     script: &'static str,
     options: &'static [&'static str],
     lacks: &'static [(Need, &'static str)],
@@ -29,6 +30,7 @@ pub(crate) struct Real {
 
 /// OpenSearch, plain and open.
 pub(crate) const OPENSEARCH: Real = Real {
+    name: "OpenSearch",
     script: "opensearch",
     options: &[],
     lacks: &[
@@ -40,6 +42,7 @@ pub(crate) const OPENSEARCH: Real = Real {
 
 /// OpenSearch with its security plugin.
 pub(crate) const OPENSEARCH_SECURE: Real = Real {
+    name: "secured OpenSearch",
     options: &["--secure"],
     lacks: SECURE_LACKS,
     secure: true,
@@ -48,6 +51,7 @@ pub(crate) const OPENSEARCH_SECURE: Real = Real {
 
 /// Elasticsearch with its security feature.
 pub(crate) const ELASTICSEARCH: Real = Real {
+    name: "secured Elasticsearch",
     script: "elasticsearch",
     options: &[],
     lacks: SECURE_LACKS,
@@ -95,6 +99,7 @@ impl Destination for Fake {
         fake.refuse_documents_with(NEEDLE);
         target.http.authorization = Some(format!("Basic {ADMIN}"));
         Ok(Box::new(Search {
+            name: "fake of OpenSearch",
             target,
             server: None,
             secure: false,
@@ -119,6 +124,7 @@ impl Destination for Real {
             Target::real(&server)
         };
         Ok(Box::new(Search {
+            name: self.name,
             target,
             server: Some(server),
             secure: self.secure,
@@ -127,6 +133,7 @@ impl Destination for Real {
 }
 
 struct Search {
+    name: &'static str,
     target: Target,
     /// `None`: the fake.
     server: Option<Server>,
@@ -135,22 +142,11 @@ struct Search {
 
 impl Running for Search {
     fn version(&self) -> String {
-        let answer = self.target.http.ok("GET", "/", "");
-        let root: Value = serde_json::from_slice(&answer).expect("JSON");
-        let version = &root["version"];
-        let name = match version["distribution"].as_str() {
-            Some("opensearch") => "OpenSearch",
-            _ => "Elasticsearch",
-        };
-        let kind = match (&self.server, self.secure) {
-            (None, _) => "fake of ",
-            (_, true) => "secured ",
-            _ => "",
-        };
-        format!(
-            "{kind}{name} {}",
-            version["number"].as_str().expect("a version")
-        )
+        let answer = self.target.http.ok("GET", "/_nodes", "");
+        let nodes: Value = serde_json::from_slice(&answer).expect("JSON");
+        let nodes = nodes["nodes"].as_object().expect("nodes");
+        let version = &nodes.values().next().expect("a node")["version"];
+        format!("{} {}", self.name, version.as_str().expect("a version"))
     }
 
     fn upstream(&self) -> Option<SocketAddr> {

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::fakes::impostors::{Face, TlsFront};
 use crate::support::oracle::Held;
 use crate::support::proxy::{Fault, Proxy};
 
@@ -105,6 +106,11 @@ pub(crate) trait Running: Sync {
 
     /// An empty index, topic, bucket or stream that no other case uses.
     fn store(&self) -> Box<dyn Store + '_>;
+
+    /// A front that speaks TLS before it, at an address that a client can go on with.
+    fn tls_front(&self, face: Face) -> TlsFront {
+        TlsFront::start(face, self.upstream())
+    }
 
     /// From now on it has no room for more, until it has again. Where a server cannot be made to say so, nobody reaches it.
     fn saturate(&self, proxy: &Proxy, on: bool) {

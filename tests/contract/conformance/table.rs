@@ -170,6 +170,10 @@ fn render(rows: &[Row]) -> String {
         text.push('\n');
     }
     text.push('\n');
+    for case in CASES {
+        writeln!(text, "- **{}**: {}.", case.name, case.what).expect("a String takes all");
+    }
+    text.push_str("\nWhy a case means nothing there:\n\n");
     for (number, reason) in reasons.iter().enumerate() {
         writeln!(text, "{}. {reason}", number + 1).expect("a String takes all");
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Destination, Endpoint, Running, Secret, Store};
+use super::{Destination, Endpoint, Need, Running, Secret, Store};
 use crate::support::agent::{Agent, Finished, ORIGIN, Place, sink};
 use crate::support::auditgen::{Lumberjack, Rotation};
 use crate::support::event::Events;
-use crate::support::oracle::{Verdict, expected};
+use crate::support::oracle::{Verdict, expected, held_lines};
 use crate::support::proxy::Proxy;
 use crate::support::wait;
 
@@ -39,29 +39,36 @@ impl<'a> Ground<'a> {
     /// A trial behind a proxy.
     pub(crate) fn trial(&self, seed: u64) -> Trial<'a> {
         let proxy = self.running.proxy();
-        let endpoint = proxy.as_ref().map(|proxy| Endpoint::at(proxy.address()));
-        self.trial_at(seed, proxy, endpoint)
+        // A destination without a network looks at no endpoint.
+        let endpoint = match &proxy {
+            Some(proxy) => Endpoint::at(proxy.address()),
+            None => Endpoint::at(([127, 0, 0, 1], 0).into()),
+        };
+        Trial {
+            proxy,
+            ..self.trial_at(seed, &[(SINK, endpoint)])
+        }
     }
 
-    /// A trial that is pointed to this endpoint; the proxy is only kept.
-    pub(crate) fn trial_at(
-        &self,
-        seed: u64,
-        proxy: Option<Arc<Proxy>>,
-        endpoint: Option<Endpoint>,
-    ) -> Trial<'a> {
+    /// A trial with a sink for each endpoint, all for one store. The first must be [`SINK`].
+    pub(crate) fn trial_at(&self, seed: u64, endpoints: &[(&str, Endpoint)]) -> Trial<'a> {
         let place = Place::new();
         let store = self.running.store();
-        // A destination without a network looks at no endpoint.
-        let endpoint = endpoint.unwrap_or_else(|| Endpoint::at(([127, 0, 0, 1], 0).into()));
-        let config = place.config(&format!(
-            "[[sink]]\nname = \"{SINK}\"\nbatch = {{ wait = \"100ms\" }}\n{}{}",
-            proxy.as_ref().map_or(String::new(), |_| format!(
-                "timeout = \"{}s\"\n",
-                TIMEOUT.as_secs()
-            )),
-            store.keys(&endpoint)
-        ));
+        let timeout = if self.is_networked() {
+            format!("timeout = \"{}s\"\n", TIMEOUT.as_secs())
+        } else {
+            String::new()
+        };
+        let sinks: String = endpoints
+            .iter()
+            .map(|(name, endpoint)| {
+                format!(
+                    "[[sink]]\nname = \"{name}\"\nbatch = {{ wait = \"100ms\" }}\n{timeout}{}\n",
+                    store.keys(endpoint)
+                )
+            })
+            .collect();
+        let config = place.config(&sinks);
         let rotation = Rotation {
             max_bytes: 256 << 20,
             ..Rotation::default()
@@ -71,13 +78,19 @@ impl<'a> Ground<'a> {
         events.size_max = 8 << 10;
         Trial {
             place,
-            proxy,
+            proxy: None,
             store,
             config,
             writer,
             events,
-            poisoned: 0,
+            poison: Vec::new(),
         }
+    }
+
+    /// Whether it is reached over a network.
+    pub(crate) fn is_networked(&self) -> bool {
+        let lacks = self.destination.lacks();
+        !lacks.iter().any(|(need, _)| *need == Need::Network)
     }
 }
 
@@ -91,7 +104,8 @@ pub(crate) struct Trial<'a> {
     config: PathBuf,
     writer: Lumberjack,
     events: Events,
-    poisoned: u64,
+    /// Hashes of the lines that are to be refused.
+    poison: Vec<String>,
 }
 
 impl Trial<'_> {
@@ -117,7 +131,7 @@ impl Trial<'_> {
     pub(crate) fn write_poison(&mut self) {
         let line = self.store.poison().expect("the case needs a poison");
         self.writer.write_line(None, &line).expect("write");
-        self.poisoned += 1;
+        self.poison.push(held_lines(&line).remove(0).hash);
     }
 
     /// The secret of a destination that wants one.
@@ -145,9 +159,14 @@ impl Trial<'_> {
 
     /// What the running agent says of the sink; `None` until it listens.
     pub(crate) fn said(&self) -> Option<Value> {
+        self.said_of(SINK)
+    }
+
+    /// As [`Trial::said`], of another sink.
+    pub(crate) fn said_of(&self, name: &str) -> Option<Value> {
         let (_, text) = self.place.admin("/status")?;
         let status: Value = serde_json::from_str(&text).expect("status is JSON");
-        Some(sink(&status, SINK).clone())
+        Some(sink(&status, name).clone())
     }
 
     /// `/readyz`, once it listens.
@@ -227,10 +246,8 @@ impl Trial<'_> {
         let journal = self.writer.finish();
         let mut expected = expected(&journal, ORIGIN);
         let written = expected.len() as u64;
-        if let Some(poison) = self.store.poison() {
-            let hash = crate::support::oracle::held_lines(&poison)[0].hash.clone();
-            expected.retain(|event| event.hash != hash);
-        }
+        expected.retain(|event| !self.poison.contains(&event.hash));
+        let poisoned = self.poison.len() as u64;
         let held = self.store.held();
         let by_id = held.iter().all(|one| one.id.is_some());
         let mut verdict = if by_id {
@@ -245,10 +262,10 @@ impl Trial<'_> {
         verdict.assert_clean("what the destination holds");
         let status = self.place.lawful_status(&self.config);
         let sink = sink(&status, SINK);
-        assert_eq!(sink["dead_letter"], self.poisoned, "{sink:#}");
+        assert_eq!(sink["dead_letter"], poisoned, "{sink:#}");
         assert_eq!(sink["gap"], 0, "{sink:#}");
         assert_eq!(sink["pending"], 0, "{sink:#}");
-        assert_eq!(sink["delivered"], written - self.poisoned, "{sink:#}");
+        assert_eq!(sink["delivered"], written - poisoned, "{sink:#}");
     }
 }
 
