@@ -243,6 +243,14 @@ impl Bench {
         Self::within(kind, keys, |context| context.timeout = timeout)
     }
 
+    /// As [`Bench::with_timeout`], for an agent with this spool.
+    pub(crate) fn of_spool(kind: &str, keys: &str, timeout: Duration, spool: &str) -> Self {
+        Self::within(kind, keys, |context| {
+            context.timeout = timeout;
+            spool.clone_into(&mut context.spool);
+        })
+    }
+
     /// As [`Bench::new`], in surroundings that differ from the usual ones.
     pub(crate) fn within(kind: &str, keys: &str, change: impl FnOnce(&mut SinkContext)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -325,6 +333,16 @@ impl Bench {
             in_doubt: true,
             ..Batch::default()
         })
+    }
+
+    /// One attempt that is dropped after this long, wherever it is then.
+    pub(crate) fn send_and_drop(&self, records: Vec<Record>, after: Duration) -> Option<Outcome> {
+        let batch = Arc::new(Batch {
+            records,
+            ..Batch::default()
+        });
+        self.runtime
+            .block_on(async { auditship::clock::timeout(after, self.sink.send(batch)).await })
     }
 
     /// One attempt as fallback documents.

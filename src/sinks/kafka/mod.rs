@@ -1,8 +1,11 @@
 //! The kafka sink: its configuration and the sink. Idempotent, acks=all; the line is the value, the event id the key,
-//! so that a reader recognises the few events that are repeated after an attempt whose end was not seen.
+//! so that a reader recognises the few events that are repeated after an attempt whose end was not seen. With
+//! `transactional` none is repeated, for readers that read committed.
 //!
 //! Invariants: one attempt at one batch, no retry but those of librdkafka inside the attempt's time; what no report
 //! confirmed is not delivered; what is wrong with the configuration stops the sink and rejects no event.
+
+mod marker;
 
 mod message;
 
@@ -11,6 +14,8 @@ mod options;
 mod producer;
 
 mod settings;
+
+mod transaction;
 
 mod verdict;
 
@@ -23,8 +28,10 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::RwLock;
 
 use self::message::{Encoder, Message};
+use self::options::Transactional;
 use self::producer::{Flight, Producer};
 use self::settings::{Key, Settings, Topic};
+use self::transaction::Transactions;
 use self::verdict::{Answer, Trouble};
 use super::names::{Names, Place};
 use super::{
@@ -73,11 +80,11 @@ impl SinkConfig for Config {
     fn connect<'a>(
         &'a self,
         context: &'a SinkContext,
-        _setup: bool,
+        setup: bool,
     ) -> BoxFuture<'a, Result<Vec<String>, String>> {
         Box::pin(async move {
             let sink = Kafka::new(self.0.clone(), context);
-            sink.look_around().await.map_err(told)
+            sink.look_around(setup).await.map_err(told)
         })
     }
 
@@ -89,6 +96,9 @@ impl SinkConfig for Config {
 
     fn concurrency_max(&self) -> Option<(usize, &'static str)> {
         match self.0.key {
+            _ if self.0.marker_topic.is_some() => {
+                Some((1, "`transactional` has one transaction at a time"))
+            }
             Key::Origin => Some((1, "`key = \"origin\"` keeps the order of events")),
             Key::Id => None,
         }
@@ -117,6 +127,7 @@ struct Kafka {
     names: Arc<Mutex<Option<Names>>>,
     /// Whole attempts share it; one that must have the brokers' answer about a single record alone takes all of it.
     turns: RwLock<()>,
+    transactions: Option<Transactions>,
 }
 
 /// The secrets and certificates in use.
@@ -149,6 +160,10 @@ impl Kafka {
             used: Mutex::new(Used::now(&settings, context)),
             names: Arc::default(),
             turns: RwLock::default(),
+            transactions: settings
+                .marker_topic
+                .as_ref()
+                .map(|topic| Transactions::new(topic, context)),
             context: context.clone(),
             settings,
         }
@@ -171,9 +186,16 @@ impl Kafka {
         }
         let (settings, bytes) = (self.settings.clone(), self.queue_bytes);
         let clock = self.context.clock.clone();
+        let transactional = self
+            .transactions
+            .as_ref()
+            .map(|transactions| Transactional {
+                id: transactions.id(),
+                timeout: self.context.timeout,
+            });
         // Reads certificate files.
         let start = move || {
-            let config = options::producer(&settings, bytes)?;
+            let config = options::producer(&settings, bytes, transactional.as_ref())?;
             Producer::start(&config, bytes, clock)
         };
         let started = tokio::task::spawn_blocking(start)
@@ -234,10 +256,28 @@ impl Kafka {
         }
     }
 
-    /// What `check --connect` sees.
-    async fn look_around(&self) -> Result<Vec<String>, Outcome> {
-        let producer = self.producer().await?;
-        let mut lines = self.reach(&producer).await?;
+    /// What `check --connect` sees. Fences nobody: an agent may be running.
+    async fn look_around(&self, setup: bool) -> Result<Vec<String>, Outcome> {
+        let config = options::client(&self.settings).map_err(|reason| Outcome::Stop { reason })?;
+        // Without the transactional id, since that would be taken for an agent's.
+        let plain = Kafka {
+            transactions: None,
+            ..Kafka::new(self.settings.clone(), &self.context)
+        };
+        let producer = plain.producer().await?;
+        let mut lines = plain.reach(&producer).await?;
+        if let Some(transactions) = &self.transactions {
+            let topic = transactions.marker_topic();
+            let refused = |trouble: Trouble| trouble.outcome(false);
+            if setup {
+                lines.push(marker::set_up(&config, topic).await.map_err(refused)?);
+            }
+            lines.push(marker::look(config, topic).await.map_err(refused)?);
+            lines.push(format!(
+                "the transactional id is {}; whether it may be used cannot be seen without using it",
+                transactions.id()
+            ));
+        }
         lines.push(format!(
             "whether it may write to {} cannot be seen here without writing an event",
             self.settings.topic.describe()
@@ -286,6 +326,9 @@ impl Kafka {
             Ok(topics) => topics,
             Err(outcome) => return outcome,
         };
+        if let Some(transactions) = &self.transactions {
+            return self.send_in_transaction(transactions, batch, &topics).await;
+        }
         let shared = self.turns.read().await;
         let outcome = self.send_once(batch, &topics, deadline).await;
         drop(shared);
@@ -305,7 +348,10 @@ impl Kafka {
             Err(outcome) => return outcome,
         };
         let flight = producer.flight(batch.records.len(), deadline);
-        let cut = self.queue_all(&flight, batch, topics).await.err();
+        let cut = match self.queue_all(&flight, batch, topics, &[]).await {
+            Ok(()) => flight.reported().await.err(),
+            Err(trouble) => Some(trouble),
+        };
         if cut.is_some() {
             producer.give_up();
         }
@@ -318,14 +364,19 @@ impl Kafka {
         outcome
     }
 
-    /// Queues a batch and waits for its reports. `Err`: it was cut short, why.
+    /// Queues a batch, but what is stored `already`. `Err`: it was cut short, why.
     async fn queue_all(
         &self,
         flight: &Flight,
         batch: &Batch,
         topics: &Topics,
+        already: &[u64],
     ) -> Result<(), Trouble> {
         for (index, record) in batch.records.iter().enumerate() {
+            if already.contains(&record.number) {
+                flight.settle(index, Answer::Stored);
+                continue;
+            }
             if let Err(rejection) = self.encoder.fits(record) {
                 flight.settle(index, Answer::Unfit(rejection));
                 continue;
@@ -351,7 +402,7 @@ impl Kafka {
             };
             flight.queue(index, message).await?;
         }
-        flight.reported().await
+        Ok(())
     }
 }
 
@@ -372,11 +423,6 @@ impl Topics {
 
 /// Asks the brokers for themselves and the topic, once. `Err` with `stops`: the topic is not there.
 async fn look(producer: &Arc<Producer>, topic: Option<&str>) -> Result<Vec<String>, Trouble> {
-    let passing = |reason: String| Trouble {
-        reason,
-        stops: false,
-        fatal: false,
-    };
     // Without a topic all of a cluster's would be told, which may be many; the first record will show.
     let Some(topic) = topic.map(str::to_owned) else {
         return Ok(Vec::new());
@@ -399,18 +445,14 @@ async fn look(producer: &Arc<Producer>, topic: Option<&str>) -> Result<Vec<Strin
     };
     let fetched = tokio::task::spawn_blocking(fetch)
         .await
-        .map_err(|error| passing(format!("ask the brokers: {error}")))?;
+        .map_err(|error| Trouble::passing(format!("ask the brokers: {error}")))?;
     match fetched {
         Ok((lines, None)) => Ok(lines),
         Ok((_, Some(code))) => Err(match Answer::of(code) {
-            Answer::Misplaced(reason) => Trouble {
-                reason,
-                stops: true,
-                fatal: false,
-            },
-            _ => passing(format!("the topic is not ready: {code}")),
+            Answer::Misplaced(reason) => Trouble::stopping(reason),
+            _ => Trouble::passing(format!("the topic is not ready: {code}")),
         }),
-        Err(error) => Err(passing(match producer.last_error() {
+        Err(error) => Err(Trouble::passing(match producer.last_error() {
             Some(words) => format!("no broker answers: {words}"),
             None => format!("no broker answers: {error}"),
         })),
@@ -433,6 +475,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sink for Kafka {
     fn open<'a>(&'a self, _mark: Option<&'a [u8]>) -> BoxFuture<'a, Result<Opened, Outcome>> {
         Box::pin(async move {
+            if let Some(transactions) = &self.transactions {
+                return self.open_transactions(transactions).await;
+            }
             let producer = self.producer().await?;
             self.reach(&producer).await?;
             Ok(Opened::default())

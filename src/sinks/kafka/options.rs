@@ -3,6 +3,9 @@
 //! Invariants: idempotent, acks=all, without a message timeout (the spool owns time); both verifications of TLS are
 //! on; nothing that the user sets can change any of that.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -44,6 +47,10 @@ const OURS: &[(&str, &str)] = &[
         "isolation.level",
         "the marker topic is always read committed",
     ),
+    ("fetch.max.bytes", MEMORY),
+    ("fetch.message.max.bytes", MEMORY),
+    ("max.partition.fetch.bytes", MEMORY),
+    ("queued.max.messages.kbytes", MEMORY),
     ("group.id", "it consumes nothing in a group"),
     (
         "enable.partition.eof",
@@ -170,8 +177,24 @@ pub(super) fn client(settings: &Settings) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
+/// What makes a producer transactional.
+pub(super) struct Transactional {
+    /// The transactional id.
+    pub(super) id: String,
+    /// `timeout`: brokers abort what takes longer, so that a dead agent holds no reader back for long.
+    pub(super) timeout: Duration,
+}
+
+/// Least and greatest time of a transaction, in milliseconds: a request of librdkafka's needs some; brokers refuse more
+/// unless they are told otherwise.
+const TRANSACTION_MS: RangeInclusive<u128> = 10_000..=900_000;
+
 /// What a producer is told. `queue_bytes` is the most that may wait in it.
-pub(super) fn producer(settings: &Settings, queue_bytes: usize) -> Result<ClientConfig, String> {
+pub(super) fn producer(
+    settings: &Settings,
+    queue_bytes: usize,
+    transactional: Option<&Transactional>,
+) -> Result<ClientConfig, String> {
     let mut config = client(settings)?;
     let mut default = |name: &str, value: String| {
         if !settings.options.contains_key(name) {
@@ -186,6 +209,14 @@ pub(super) fn producer(settings: &Settings, queue_bytes: usize) -> Result<Client
     if matches!(settings.compression, Compression::Zstd | Compression::Gzip) {
         // Twice the speed of the default level, for a few percent of size.
         default("compression.level", "1".to_owned());
+    }
+    if let Some(Transactional { id, timeout }) = transactional {
+        let (least, most) = (*TRANSACTION_MS.start(), *TRANSACTION_MS.end());
+        let ms = timeout.as_millis().clamp(least, most);
+        default("socket.timeout.ms", ms.min(60_000).to_string());
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", ms.to_string());
     }
     config
         .set("compression.type", settings.compression.word())

@@ -217,6 +217,11 @@ impl Flight {
         self.within(self.reports.wait()).await
     }
 
+    /// The answers so far; of records without one, that they were not sent, or that this is in doubt.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        self.reports.answers()
+    }
+
     /// Ends the attempt: the answer to each record, in order. Those that are not reported by then are taken back.
     pub(super) async fn end(self) -> Vec<Answer> {
         if self.reports.pending() > 0 {
@@ -242,11 +247,10 @@ impl Flight {
     fn out_of_time(&self) -> Trouble {
         self.producer.trouble().unwrap_or_else(|| {
             let why = self.producer.last_error().map(|error| format!(": {error}"));
-            Trouble {
-                reason: format!("no confirmation in time{}", why.unwrap_or_default()),
-                stops: false,
-                fatal: false,
-            }
+            Trouble::passing(format!(
+                "no confirmation in time{}",
+                why.unwrap_or_default()
+            ))
         })
     }
 }
@@ -298,16 +302,14 @@ impl Reports {
     }
 
     fn answers(&self) -> Vec<Answer> {
-        let mut state = lock(&self.state);
-        let in_doubt = state.pending > 0;
-        let unknown = || Answer::Again {
+        let state = lock(&self.state);
+        let unknown = Answer::Again {
             reason: "not sent".to_owned(),
-            in_doubt,
+            in_doubt: state.pending > 0,
         };
-        let answers = std::mem::take(&mut state.answers);
+        let answers = state.answers.iter().cloned();
         answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(unknown))
+            .map(|answer| answer.unwrap_or_else(|| unknown.clone()))
             .collect()
     }
 }

@@ -75,6 +75,20 @@ static CERT: Field<FilePath> =
 
 static PRIVATE_KEY: Field<FilePath> = Field::new("key", "PEM file with the private key of `cert`.");
 
+static TRANSACTIONAL: TableDoc = TableDoc {
+    name: "transactional",
+    doc: "Each batch in a transaction, one at a time: readers that read committed see every event exactly once, \
+          also after a crash of the agent.",
+    fields: &[&MARKER_TOPIC],
+};
+
+static MARKER_TOPIC: Field<Spanned<String>> = Field::new(
+    "marker_topic",
+    "A compacted topic in which each transaction leaves what it stored; agents may share it. \
+     `auditship check --connect --setup` makes it.",
+)
+.required();
+
 static OPTIONS: Field<BTreeMap<String, Spanned<String>>> = Field::new(
     "options",
     "Options of librdkafka, as strings, for what has no key here: `{ \"message.max.bytes\" = \"8000000\" }`. Those \
@@ -214,6 +228,8 @@ pub(super) struct Settings {
     pub(super) sasl: Option<Sasl>,
     /// `None`: no TLS.
     pub(super) tls: Option<TlsFiles>,
+    /// The marker topic; `None`: no transactions.
+    pub(super) marker_topic: Option<String>,
     /// The user's own for librdkafka; none of ours among them.
     pub(super) options: BTreeMap<String, String>,
 }
@@ -227,6 +243,7 @@ impl Settings {
         let compression = section.get(&COMPRESSION);
         let tls = tls(section);
         let sasl = sasl(section);
+        let marker_topic = marker_topic(section);
         let options = options(section);
         Some(Settings {
             brokers: brokers?,
@@ -235,6 +252,7 @@ impl Settings {
             compression: compression?,
             sasl: sasl?,
             tls: tls?,
+            marker_topic: marker_topic?,
             options: options?,
         })
     }
@@ -377,6 +395,36 @@ fn tls(section: &mut Section<'_>) -> Option<Option<TlsFiles>> {
         table.error_at(place, problem, Some(help.to_owned()));
     }
     good.then_some(Some(files))
+}
+
+/// `Some(None)`: no transactions. `None`: a mistake.
+fn marker_topic(section: &mut Section<'_>) -> Option<Option<String>> {
+    if !section.has(TRANSACTIONAL.name) {
+        return Some(None);
+    }
+    let topic = section.get(&TOPIC).map(|topic| topic.value);
+    let mut table = section.table(&TRANSACTIONAL)?;
+    let marker = table.get(&MARKER_TOPIC)?;
+    let problem = match Template::parse(&marker.value, NameKind::Topic) {
+        Err(problems) => problems.first().map(ToString::to_string),
+        Ok(template) if template.literal_prefix() != marker.value => {
+            Some("it is one topic, without placeholders".to_owned())
+        }
+        Ok(_) if topic.as_ref() == Some(&marker.value) => {
+            Some("events and markers need two topics".to_owned())
+        }
+        Ok(_) => None,
+    };
+    if let Some(problem) = problem {
+        table.wrong_value(
+            MARKER_TOPIC.name,
+            marker.at,
+            problem,
+            "a name such as \"auditship-markers\"",
+        );
+        return None;
+    }
+    Some(Some(marker.value))
 }
 
 fn options(section: &mut Section<'_>) -> Option<BTreeMap<String, String>> {

@@ -28,7 +28,7 @@ fn check_error(more: &str, expected: &str) {
 #[track_caller]
 fn told(more: &str) -> impl Fn(&str) -> Option<String> {
     let settings = read(&format!("{SHORTEST}{more}")).unwrap_or_else(|error| panic!("{error}"));
-    let config = options::producer(&settings, 1 << 20).unwrap();
+    let config = options::producer(&settings, 1 << 20, None).unwrap();
     move |name| config.get(name).map(str::to_owned)
 }
 
@@ -142,17 +142,28 @@ fn mistakes_say_what_is_allowed() {
         "a certificate without its key",
     );
     check_error("tls = { verify = false }\n", "verify");
+    check_error("transactional = {}\n", "marker_topic");
+    check_error(
+        "transactional = { marker_topic = \"audit\" }\n",
+        "need two topics",
+    );
+    check_error(
+        "transactional = { marker_topic = \"m-{audit.verb}\" }\n",
+        "without placeholders",
+    );
 }
 
 #[test]
-fn an_origins_order_is_kept_by_one_attempt_at_a_time() {
-    let most = |key| {
+fn order_and_transactions_allow_one_attempt_at_a_time() {
+    let most = |key, marker_topic: Option<&str>| {
         let mut settings = read(SHORTEST).unwrap();
         settings.key = key;
+        settings.marker_topic = marker_topic.map(str::to_owned);
         Config(settings.into())
             .concurrency_max()
             .map(|(most, _)| most)
     };
-    assert_eq!(most(Key::Id), None);
-    assert_eq!(most(Key::Origin), Some(1));
+    assert_eq!(most(Key::Id, None), None);
+    assert_eq!(most(Key::Origin, None), Some(1));
+    assert_eq!(most(Key::Id, Some("markers")), Some(1));
 }

@@ -3,7 +3,7 @@
 //! Invariants: what is wrong with the configuration is a [`Trouble`] that stops and never a verdict on a record; a
 //! record is refused for good only where the answer was about it alone.
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::sinks::{Outcome, Rejection, RejectionKind, Verdict};
 
@@ -22,6 +22,24 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
+    /// Something that may be over soon.
+    pub(super) fn passing(reason: String) -> Self {
+        Trouble {
+            reason,
+            stops: false,
+            fatal: false,
+        }
+    }
+
+    /// Something that a person has to mend.
+    pub(super) fn stopping(reason: String) -> Self {
+        Trouble {
+            reason,
+            stops: true,
+            fatal: false,
+        }
+    }
+
     /// As the end of an attempt of which nothing is known to be stored.
     pub(super) fn outcome(self, in_doubt: bool) -> Outcome {
         if self.stops {
@@ -42,13 +60,7 @@ impl Trouble {
 /// away, a leader that changes).
 pub(super) fn trouble(code: Code, words: &str) -> Option<Trouble> {
     let words = brief(words);
-    let stop = |reason: String| {
-        Some(Trouble {
-            reason,
-            stops: true,
-            fatal: false,
-        })
-    };
+    let stop = |reason: String| Some(Trouble::stopping(reason));
     match code {
         Code::Authentication | Code::SaslAuthenticationFailed => {
             stop(format!("login refused, check `sasl`: {words}"))
@@ -65,7 +77,9 @@ pub(super) fn trouble(code: Code, words: &str) -> Option<Trouble> {
         Code::ClusterAuthorizationFailed => stop(format!(
             "not allowed to write idempotently, grant IdempotentWrite on the cluster: {words}"
         )),
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => Some(fenced()),
         // Says in words only what it is about.
+        Code::Fatal if words.contains("fenced") => Some(fenced()),
         Code::Fatal => Some(Trouble {
             reason: format!("the producer had to be given up: {words}"),
             stops: words.contains("authorization failed"),
@@ -73,6 +87,35 @@ pub(super) fn trouble(code: Code, words: &str) -> Option<Trouble> {
         }),
         code => configuration(code, words).and_then(stop),
     }
+}
+
+fn fenced() -> Trouble {
+    Trouble {
+        reason: "another agent took over our transactional id: of two with the same cluster, node, sink and a copy of \
+                 the state directory, stop one"
+            .to_owned(),
+        stops: true,
+        fatal: true,
+    }
+}
+
+/// What it means that a transaction could not be begun, committed or aborted. `words` are what librdkafka complained
+/// of before.
+pub(super) fn of_transaction(error: &KafkaError, words: Option<String>) -> Trouble {
+    let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+    let said = error.to_string();
+    if code == Code::InvalidTransactionTimeout {
+        return Trouble::stopping(format!(
+            "`timeout` is longer than the brokers allow a transaction (their `transaction.max.timeout.ms`): {said}"
+        ));
+    }
+    let fatal = matches!(error, KafkaError::Transaction(error) if error.is_fatal());
+    let known =
+        trouble(code, &said).or_else(|| fatal.then(|| trouble(Code::Fatal, &said)).flatten());
+    known.unwrap_or_else(|| {
+        let words = words.map(|words| format!(": {}", brief(&words)));
+        Trouble::passing(said + &words.unwrap_or_default())
+    })
 }
 
 /// What is wrong with the configuration where a request or a record gets this answer.

@@ -106,6 +106,9 @@ macro_rules! suite {
     };
 }
 
+/// Exactly once for readers of committed records.
+mod transactions;
+
 suite! {
     a_batch_is_written_in_order_byte_for_byte_with_its_headers,
     the_key_is_the_event_id_or_keeps_an_origin_in_one_partition,
