@@ -16,6 +16,9 @@ mod outage;
 /// Several destinations at once, sick and healthy, coming and going.
 mod fan_out;
 
+/// All kinds of destinations at once, and SIGKILL.
+mod four_destinations;
+
 /// Lines that are no events, or events that few parsers take.
 mod hostile_lines;
 
