@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::trial::{Ground, PATIENCE, SINK, TIMEOUT, check_memory};
-use super::{Endpoint, Need, Part};
+use super::{Endpoint, Need, Part, clock_jump};
 use crate::end_to_end::setting;
 use crate::fakes::certificates::{Certificates, ClientCertificate};
 use crate::fakes::impostors::{self, Face, TlsFront};
@@ -103,6 +103,12 @@ pub(crate) static CASES: &[Case] = &[
         what: "an agent that is killed between sending and confirmation sends nothing twice",
         needs: &[],
         run: killed_before_the_answer,
+    },
+    Case {
+        name: "clock jump",
+        what: "a wall clock that is set on by an hour and back by more costs no event",
+        needs: &[Need::WallClock],
+        run: clock_jump::run,
     },
     Case {
         name: "poison",

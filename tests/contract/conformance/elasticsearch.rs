@@ -33,10 +33,7 @@ pub(crate) const OPENSEARCH: Real = Real {
     name: "OpenSearch",
     script: "opensearch",
     options: &[],
-    lacks: &[
-        (Need::Secret, "it is started without its security plugin"),
-        (Need::WallClock, "no request carries a time"),
-    ],
+    lacks: &[(Need::Secret, "it is started without its security plugin")],
     secure: false,
 };
 
@@ -71,7 +68,6 @@ const SECURE_LACKS: &[(Need, &str)] = &[
         Need::Tls,
         "its TLS is its own; a proxy's is shown before the plain one",
     ),
-    (Need::WallClock, "no request carries a time"),
 ];
 
 /// Largest request that the real servers take here.
@@ -86,10 +82,7 @@ impl Destination for Fake {
     }
 
     fn lacks(&self) -> &'static [(Need, &'static str)] {
-        &[
-            (Need::Restart, "a fake has no disk to come back from"),
-            (Need::WallClock, "no request carries a time"),
-        ]
+        &[(Need::Restart, "a fake has no disk to come back from")]
     }
 
     fn start(&self) -> Result<Box<dyn Running>, String> {

@@ -10,6 +10,9 @@
 /// The cases, as plain functions.
 mod cases;
 
+/// The case that needs another clock, and so the sink in this process.
+mod clock_jump;
+
 /// One case under way: a place, a writer, a proxy, the agent.
 mod trial;
 
@@ -73,7 +76,7 @@ pub(crate) enum Need {
     Restart,
     /// It refuses some event for what it is.
     Poison,
-    /// The wall clock takes part in what is sent.
+    /// An attempt that is made in this process, with a clock of the test's, shows something.
     WallClock,
 }
 

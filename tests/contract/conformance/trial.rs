@@ -11,7 +11,7 @@ use super::{Destination, Endpoint, Need, Running, Secret, Store};
 use crate::support::agent::{Agent, Finished, ORIGIN, Place, sink};
 use crate::support::auditgen::{Lumberjack, Rotation};
 use crate::support::event::Events;
-use crate::support::oracle::{Verdict, expected, held_lines};
+use crate::support::oracle::{Expected, Verdict, expected, held_lines};
 use crate::support::proxy::Proxy;
 use crate::support::wait;
 
@@ -248,18 +248,7 @@ impl Trial<'_> {
         let written = expected.len() as u64;
         expected.retain(|event| !self.poison.contains(&event.hash));
         let poisoned = self.poison.len() as u64;
-        let held = self.store.held();
-        let by_id = held.iter().all(|one| one.id.is_some());
-        let mut verdict = if by_id {
-            Verdict::of_set(&expected, &held)
-        } else {
-            Verdict::of_sequence(&expected, &held)
-        };
-        if !self.store.once() {
-            verdict.twice.clear();
-            verdict.out_of_order.clear();
-        }
-        verdict.assert_clean("what the destination holds");
+        assert_held(&*self.store, &expected);
         let status = self.place.lawful_status(&self.config);
         let sink = sink(&status, SINK);
         assert_eq!(sink["dead_letter"], poisoned, "{sink:#}");
@@ -267,6 +256,22 @@ impl Trial<'_> {
         assert_eq!(sink["pending"], 0, "{sink:#}");
         assert_eq!(sink["delivered"], written - poisoned, "{sink:#}");
     }
+}
+
+/// Every event is there once, as it was, and nothing else.
+#[track_caller]
+pub(crate) fn assert_held(store: &dyn Store, expected: &[Expected]) {
+    let held = store.held();
+    let mut verdict = if held.iter().all(|one| one.id.is_some()) {
+        Verdict::of_set(expected, &held)
+    } else {
+        Verdict::of_sequence(expected, &held)
+    };
+    if !store.once() {
+        verdict.twice.clear();
+        verdict.out_of_order.clear();
+    }
+    verdict.assert_clean("what the destination holds");
 }
 
 /// Panics where it took more than it may.
