@@ -9,7 +9,6 @@ use crate::end_to_end::setting;
 use crate::fakes::certificates::{Certificates, ClientCertificate};
 use crate::fakes::impostors::{self, Face, TlsFront};
 use crate::support::proxy::{Fault, Proxy};
-use crate::support::servers;
 use crate::support::wait::{self, Stopwatch};
 
 /// One column of the table.
@@ -374,7 +373,7 @@ fn names_flapping(ground: &Ground<'_>) {
     point_to(Some(2));
     let agent = match trial.start_with_hosts(&hosts) {
         Ok(agent) => agent,
-        Err(why) => return servers::skip("conformance: names flapping", &why),
+        Err(why) => return ground.cannot(why),
     };
     let mut proxy = Some(first);
     for address in [3, 2, 3] {

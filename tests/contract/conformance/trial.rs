@@ -1,6 +1,7 @@
 //! One case under way: an audit log of its own, a store of its own, a proxy before the server, and the agent between
 //! them. What was written must be what is held, once, with the law kept and nothing given up.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,30 @@ pub(crate) struct Ground<'a> {
     pub(crate) destination: &'a dyn Destination,
     /// Its server.
     pub(crate) running: &'a dyn Running,
+    /// Why the case could not be run on this machine.
+    absent: RefCell<Option<String>>,
 }
 
 impl<'a> Ground<'a> {
+    /// For one case.
+    pub(crate) fn new(destination: &'a dyn Destination, running: &'a dyn Running) -> Self {
+        Ground {
+            destination,
+            running,
+            absent: RefCell::default(),
+        }
+    }
+
+    /// The case cannot be run on this machine: it has neither passed nor failed.
+    pub(crate) fn cannot(&self, why: String) {
+        *self.absent.borrow_mut() = Some(why);
+    }
+
+    /// What the case said to [`Ground::cannot`].
+    pub(crate) fn absent(self) -> Option<String> {
+        self.absent.into_inner()
+    }
+
     /// A trial behind a proxy.
     pub(crate) fn trial(&self, seed: u64) -> Trial<'a> {
         let proxy = self.running.proxy();
