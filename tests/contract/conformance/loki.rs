@@ -73,18 +73,19 @@ struct Logs {
 
 impl Running for Logs {
     fn version(&self) -> String {
-        let Some(server) = &self.server else {
-            return "fake of Loki 3.7.6".to_owned();
-        };
-        let metrics = server.http(None).ok("GET", "/metrics", "");
-        let text = String::from_utf8_lossy(&metrics).into_owned();
-        let version = text
-            .split_once("short_version=\"")
-            .and_then(|(_, rest)| rest.split_once('"'))
-            .map_or("", |(version, _)| version);
-        match version {
-            "" => "VictoriaLogs".to_owned(),
-            version => format!("VictoriaLogs {version}"),
+        // The one that was built; it does not know its own.
+        const PINNED: &str = include_str!("../../servers/loki-api.d/go.mod");
+        let version = PINNED
+            .lines()
+            .find_map(|line| {
+                line.trim()
+                    .strip_prefix("github.com/VictoriaMetrics/VictoriaLogs ")
+            })
+            .and_then(|version| version.split(['-', ' ']).next())
+            .expect("go.mod names it");
+        match &self.server {
+            None => "fake of Loki 3.7.6".to_owned(),
+            Some(_) => format!("VictoriaLogs {version}"),
         }
     }
 
