@@ -25,6 +25,9 @@ mod elasticsearch;
 /// Loki.
 mod loki;
 
+/// S3.
+mod s3;
+
 /// The file sink.
 mod file;
 
@@ -54,6 +57,8 @@ destinations! {
     elasticsearch_elasticsearch: elasticsearch::ELASTICSEARCH,
     loki_fake: loki::Fake,
     loki_victorialogs: loki::VictoriaLogs,
+    s3_fake: s3::Fake,
+    s3_versitygw: s3::Versitygw,
     file: file::File,
 }
 

@@ -60,16 +60,16 @@ suite! {
 }
 
 /// A server to write to.
-pub(super) struct Target {
-    pub(super) url: String,
-    pub(super) fake: Option<FakeS3>,
+pub(crate) struct Target {
+    pub(crate) url: String,
+    pub(crate) fake: Option<FakeS3>,
     ca: Option<std::path::PathBuf>,
     unique: String,
 }
 
 impl Target {
     /// A fake of its own.
-    pub(super) fn fake() -> Self {
+    pub(crate) fn fake() -> Self {
         let fake = FakeS3::start();
         Target {
             url: fake.url(),
@@ -80,7 +80,7 @@ impl Target {
     }
 
     /// A real server.
-    pub(super) fn real(server: &Server) -> Self {
+    pub(crate) fn real(server: &Server) -> Self {
         Target {
             url: server.url.clone(),
             fake: None,
@@ -89,13 +89,18 @@ impl Target {
         }
     }
 
+    /// A prefix that no other test or case uses.
+    pub(crate) fn another_prefix() -> String {
+        format!("{}/", unique())
+    }
+
     /// The prefix that no other test uses.
     pub(super) fn prefix(&self) -> String {
         format!("{}/", self.unique)
     }
 
     /// One of the server's buckets.
-    pub(super) fn bucket(&self, name: &str) -> Bucket {
+    pub(crate) fn bucket(&self, name: &str) -> Bucket {
         let http = Http {
             ca: self.ca.clone(),
             ..Http::open(&self.url)
