@@ -358,7 +358,7 @@ enum Current {
         pieces: Arc<dyn Pieces>,
         next: usize,
         /// The frame, whose buffer is emptied whenever a part is cut.
-        frame: Frame,
+        frame: Box<Frame>,
     },
 }
 
@@ -399,7 +399,7 @@ impl Parts {
                     Segment::Streamed(pieces) => Current::Streamed {
                         pieces,
                         next: 0,
-                        frame: Frame::begin(self.compression, Vec::new())?,
+                        frame: Box::new(Frame::begin(self.compression, Vec::new())?),
                     },
                 };
             }

@@ -386,3 +386,6 @@ pub(super) fn sample_origin() -> Origin {
         source: "source".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

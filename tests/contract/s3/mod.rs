@@ -189,7 +189,7 @@ fn a_batch_is_one_object_named_by_its_records_byte_for_byte(target: &Target) {
     all_delivered(bench.attempt(sealed(&bench, &all)));
     let bucket = target.bucket("audit");
     let name = key(target, 0, 499, ".jsonl.zst");
-    assert_eq!(bucket.keys(&target.prefix()), [name.clone()]);
+    assert_eq!(bucket.keys(&target.prefix()), std::slice::from_ref(&name));
     let body = bucket.content(&name);
     let expected: Vec<u8> = lines
         .iter()
