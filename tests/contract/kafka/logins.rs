@@ -8,6 +8,7 @@ use auditship::sinks::Outcome;
 use super::{Cluster, assert_held, keys, lines};
 use crate::contract::bench::{Bench, all_delivered, records};
 use crate::fakes::certificates::Certificates;
+use crate::fakes::impostors::{self, Impostor, TlsFront};
 use crate::support::kafka::{Isolation, listener, read_all};
 use crate::support::servers::{self, Server};
 
@@ -174,4 +175,33 @@ fn a_topic_that_we_may_not_write_to_stops_the_sink() {
     acl("remove", "Write");
     bench.open().expect("it goes on");
     all_delivered(bench.send(records(&lines(33, 3))));
+}
+
+/// Impostors need no Kafka behind them: nobody gets as far as that.
+#[test]
+fn no_impostor_gets_a_byte_of_an_event() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = Certificates::make(&dir.path().join("ours"), "ours");
+    let other = Certificates::make(&dir.path().join("other"), "other");
+    std::thread::scope(|scope| {
+        for impostor in impostors::all(&ours, &other) {
+            scope.spawn(move || assert_stopped_by(&impostor));
+        }
+    });
+}
+
+fn assert_stopped_by(impostor: &Impostor) {
+    let name = impostor.name;
+    let front = TlsFront::start(impostor.face.clone(), None);
+    let address = format!("{}:{}", impostor.host, front.port());
+    let keys = keys(&address, "audit") + &format!("tls = {}\n", impostor.tls);
+    let bench = Bench::with_timeout("kafka", &keys, Duration::from_secs(30));
+    for outcome in [bench.open().err(), Some(bench.send(records(&lines(34, 3))))] {
+        match outcome {
+            Some(Outcome::Stop { reason }) => assert!(reason.contains("tls"), "{name}: {reason}"),
+            other => panic!("{name} does not stop it: {other:?}"),
+        }
+    }
+    assert!(front.connections() > 0, "{name} was never called");
+    assert_eq!(front.application_bytes(), 0, "{name} got something");
 }
