@@ -22,6 +22,9 @@ mod table;
 /// Elasticsearch and OpenSearch.
 mod elasticsearch;
 
+/// Kafka, with transactions and without.
+mod kafka;
+
 /// Loki.
 mod loki;
 
@@ -55,6 +58,8 @@ destinations! {
     elasticsearch_opensearch: elasticsearch::OPENSEARCH,
     elasticsearch_opensearch_secure: elasticsearch::OPENSEARCH_SECURE,
     elasticsearch_elasticsearch: elasticsearch::ELASTICSEARCH,
+    kafka: kafka::PLAIN,
+    kafka_transactional: kafka::TRANSACTIONAL,
     loki_fake: loki::Fake,
     loki_victorialogs: loki::VictoriaLogs,
     s3_fake: s3::Fake,
