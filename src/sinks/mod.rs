@@ -94,8 +94,8 @@ pub struct Defaults {
     pub concurrency: usize,
     /// Greatest allowed `concurrency`; 1 where the order of batches is promised.
     pub concurrency_max: usize,
-    /// Whether it uses the network: `proxy` means something then.
-    pub network: bool,
+    /// Whether it can go through an HTTP proxy: `proxy` means something then.
+    pub proxy: bool,
     /// `batch.wait` is always waited for a batch to fill, not only while others are in flight.
     pub waits: bool,
     /// A batch is sealed before its first send: its records, target and hash are written down, and after a crash the

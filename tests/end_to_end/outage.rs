@@ -77,11 +77,16 @@ fn a_dead_server_delays_nobody_costs_no_memory_and_gets_everything_in_the_end() 
     let backlog = load.written() - fake.count(INDEX) as u64;
     proxy.set(Fault::None);
     let drain = Stopwatch::start();
-    wait::until_true(
-        PATIENCE + Duration::from_secs(seconds),
-        format!("a backlog of {backlog} drained"),
-        || fake.count(INDEX) as u64 + rate >= load.written(),
-    );
+    wait::until_ok(PATIENCE + Duration::from_secs(seconds), || {
+        let left = load.written().saturating_sub(fake.count(INDEX) as u64);
+        let after = drain.elapsed().as_secs();
+        match left <= rate {
+            true => Ok(()),
+            false => Err(format!(
+                "{left} of a backlog of {backlog} are left after {after} s"
+            )),
+        }
+    });
     let drained = drain.elapsed();
     let journal = load.stop();
     let written = journal.lines().count();

@@ -96,7 +96,7 @@ const TIMEOUT: Field<Duration> = Field::new("timeout", "Longest time of one atte
     .max("\"1h\"");
 const PROXY: Field<String> = Field::new(
     "proxy",
-    "HTTP proxy of a network sink, `http://host:port`. Default: HTTPS_PROXY and NO_PROXY of the environment.",
+    "HTTP proxy of elasticsearch, s3 and loki, `http://host:port`. Default: HTTPS_PROXY and NO_PROXY of the environment.",
 );
 const WHEN: Field<String> = Field::new(
     "when",
@@ -157,11 +157,11 @@ fn read_sink(mut table: Section<'_>) -> Option<SinkSettings> {
     batch.finish();
     let concurrency = kind.and_then(|kind| read_concurrency(&mut table, kind));
     if let (Some(kind), Some(proxy)) = (kind, &proxy)
-        && !kind.defaults.network
+        && !kind.defaults.proxy
     {
         table.error_at(
             proxy.at,
-            format!("a {} sink uses no network", kind.name),
+            format!("a {} sink goes through no HTTP proxy", kind.name),
             Some("take `proxy` out".into()),
         );
     }

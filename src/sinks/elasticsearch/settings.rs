@@ -7,8 +7,9 @@ use crate::config::{Choice, Field, FieldDoc, Secret, Section, Spanned, TableDoc}
 use crate::event::template::{NameKind, Rendered, Template};
 use crate::net::http_client::header::HeaderMap;
 use crate::sinks::Record;
-use crate::sinks::http_connection::settings::{BASIC, TLS, basic, endpoint, tls};
+use crate::sinks::http_connection::settings::{TLS, endpoint, tls};
 use crate::sinks::http_connection::{Access, Auth};
+use crate::sinks::http_connection::{BASIC, basic};
 
 /// Its keys, beside the common ones.
 pub(super) static FIELDS: &[&dyn FieldDoc] = &[

@@ -7,8 +7,32 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use crate::config::Secret;
+use crate::config::{Field, Secret, Section, TableDoc};
 use crate::net::http_client::HeaderValue;
+
+/// `auth.basic`.
+pub(in crate::sinks) static BASIC: TableDoc = TableDoc {
+    name: "basic",
+    doc: "User and password.",
+    fields: &[&USER, &PASSWORD],
+};
+
+static USER: Field<Secret> = Field::new("user", "The user's name.").required();
+
+static PASSWORD: Field<Secret> = Field::new("password", "The user's password.").required();
+
+/// `None`: absent. `Some(None)`: a mistake, reported.
+pub(in crate::sinks) fn basic(auth: &mut Section<'_>) -> Option<Option<Auth>> {
+    if !auth.has(BASIC.name) {
+        return None;
+    }
+    let mut basic = auth.table(&BASIC)?;
+    let (user, password) = (basic.get(&USER), basic.get(&PASSWORD));
+    Some(
+        user.zip(password)
+            .map(|(user, password)| Auth::Basic { user, password }),
+    )
+}
 
 /// Credentials; which of them there are is the kind's to say.
 #[derive(Clone, Debug)]

@@ -1,22 +1,10 @@
-//! Keys that sinks over HTTP share: endpoints, `tls`, `auth.basic`.
+//! Keys that sinks over HTTP share: endpoints and `tls`.
 //!
 //! Invariants: every mistake is reported at its place; what cannot work (a certificate without its key, a URL with a
 //! password in it) is refused here and not by the server.
 
-use super::Auth;
-use crate::config::{Field, FilePath, Place, Secret, Section, Spanned, TableDoc};
+use crate::config::{Field, FilePath, Place, Section, Spanned, TableDoc};
 use crate::net::tls::{self, TlsFiles};
-
-/// `auth.basic`.
-pub(in crate::sinks) static BASIC: TableDoc = TableDoc {
-    name: "basic",
-    doc: "User and password.",
-    fields: &[&USER, &PASSWORD],
-};
-
-static USER: Field<Secret> = Field::new("user", "The user's name.").required();
-
-static PASSWORD: Field<Secret> = Field::new("password", "The user's password.").required();
 
 /// `tls`.
 pub(in crate::sinks) static TLS: TableDoc = TableDoc {
@@ -61,19 +49,6 @@ pub(in crate::sinks) fn endpoint(text: &str) -> Result<String, (String, &'static
         return Err(("an endpoint ends with its path".to_owned(), allowed));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-/// `None`: absent. `Some(None)`: a mistake, reported.
-pub(in crate::sinks) fn basic(auth: &mut Section<'_>) -> Option<Option<Auth>> {
-    if !auth.has(BASIC.name) {
-        return None;
-    }
-    let mut basic = auth.table(&BASIC)?;
-    let (user, password) = (basic.get(&USER), basic.get(&PASSWORD));
-    Some(
-        user.zip(password)
-            .map(|(user, password)| Auth::Basic { user, password }),
-    )
 }
 
 /// The files under `tls`; `None`: a mistake, reported.

@@ -50,7 +50,7 @@ pub static KIND: SinkKind = SinkKind {
         batch_wait: Duration::from_secs(1),
         concurrency: 4,
         concurrency_max: 16,
-        network: true,
+        proxy: false,
         waits: false,
         sealed: false,
     },

@@ -114,8 +114,8 @@ pub(super) struct Order {
     limits: Limits,
     /// Most recently used last; at most [`STREAMS_MAX`].
     streams: Vec<Stream>,
-    /// A mark was asked for; it is stored when the next batch comes.
-    asked: bool,
+    /// The batch for which a mark was asked for last: its stream, its first time and its length.
+    asked: Option<(StreamKey, Nanos, usize)>,
 }
 
 impl Order {
@@ -124,7 +124,7 @@ impl Order {
         Order {
             limits,
             streams: Vec::new(),
-            asked: false,
+            asked: None,
         }
     }
 
@@ -175,15 +175,17 @@ impl Order {
         if last.saturating_sub(first) > self.limits.behind {
             return Plan::Halve;
         }
-        if std::mem::take(&mut self.asked) {
-            // Delivery sends a batch again only once the mark that it asked for is stored, and the cursor with it.
+        let batch = (key, first, times.len());
+        if self.asked.take() == Some(batch) {
+            // Delivery sends a batch again only once the mark that it asked for is stored, and the cursor with it. Where
+            // another batch came in between, the cursor may have been held back by that one: then it is asked for again.
             self.streams.iter_mut().for_each(|s| s.exposed = None);
         }
         let exposed = self.find(key).and_then(|stream| stream.exposed);
         let oldest = exposed.map_or(first, |exposed| exposed.min(first));
         let reach = newest.map_or(last, |newest| newest.max(last));
         if exposed.is_some() && reach.saturating_sub(oldest) > self.limits.behind {
-            self.asked = true;
+            self.asked = Some(batch);
             return Plan::MarkFirst;
         }
         Plan::Push(verdicts)

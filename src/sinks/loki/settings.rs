@@ -15,8 +15,9 @@ use super::push::Encoding;
 use crate::config::{ByteSize, Choice, Field, FieldDoc, Secret, Section, Spanned, TableDoc};
 use crate::net::http_client::HeaderValue;
 use crate::net::http_client::header::{HeaderMap, HeaderName};
-use crate::sinks::http_connection::settings::{BASIC, TLS, basic, endpoint, tls};
+use crate::sinks::http_connection::settings::{TLS, endpoint, tls};
 use crate::sinks::http_connection::{Access, Auth};
+use crate::sinks::http_connection::{BASIC, basic};
 
 /// Its keys, beside the common ones.
 pub(super) static FIELDS: &[&dyn FieldDoc] = &[

@@ -58,7 +58,7 @@ pub static KIND: SinkKind = SinkKind {
         batch_wait: Duration::from_secs(300),
         concurrency: 1,
         concurrency_max: 4,
-        network: true,
+        proxy: true,
         waits: true,
         sealed: true,
     },

@@ -31,7 +31,7 @@ pub static KIND: SinkKind = SinkKind {
         batch_wait: Duration::from_secs(1),
         concurrency: 1,
         concurrency_max: 1,
-        network: false,
+        proxy: false,
         waits: false,
         sealed: false,
     },

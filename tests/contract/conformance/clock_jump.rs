@@ -10,7 +10,7 @@ use auditship::sinks::{Batch, Outcome, Record, Sink};
 
 use super::Endpoint;
 use super::trial::{Ground, TIMEOUT, assert_held};
-use crate::contract::bench::{Bench, all_delivered, records};
+use crate::contract::bench::{Bench, delivered, records};
 use crate::support::agent::ORIGIN;
 use crate::support::event::Events;
 use crate::support::oracle::expected_of_bytes;
@@ -75,7 +75,13 @@ pub(super) fn run(ground: &Ground<'_>) {
         if let Outcome::MarkFirst { .. } = outcome {
             outcome = bench.attempt(batch(bench.sink(), part));
         }
-        all_delivered(outcome);
+        let (except, alarms) = delivered(outcome);
+        assert_eq!(except, []);
+        // A destination that checks the time of a request may say that ours is wrong.
+        assert!(
+            alarms.iter().all(|alarm| alarm.reason == "clock_skew"),
+            "{alarms:?}"
+        );
     }
     bench.wait(bench.sink().settle()).expect("it settles");
 

@@ -46,6 +46,19 @@ fn a_line_is_judged_against_now_and_the_newest_of_its_stream() {
 }
 
 #[test]
+fn a_mark_counts_only_where_no_other_batch_came_between() {
+    use Timeliness::Good;
+    let mut order = Order::new(limits());
+    order.sending(key(1), NOW - 2 * HOUR, NOW - 2 * HOUR);
+    let batch = [NOW - HOUR / 2];
+    assert_eq!(order.plan(key(1), NOW, &batch), Plan::MarkFirst);
+    // What held the cursor back is sent first.
+    assert_eq!(order.plan(key(2), NOW, &[NOW]), Plan::Push(vec![Good]));
+    assert_eq!(order.plan(key(1), NOW, &batch), Plan::MarkFirst);
+    assert_eq!(order.plan(key(1), NOW, &batch), Plan::Push(vec![Good]));
+}
+
+#[test]
 fn lines_that_are_too_far_apart_are_no_push_but_what_is_left_out_does_not_count() {
     let mut order = Order::new(limits());
     assert_eq!(order.plan(key(1), NOW, &[NOW - HOUR, NOW + 1]), Plan::Halve);
