@@ -40,7 +40,6 @@ impl Memory {
     }
 
     /// Bytes that no sink holds or has reserved.
-    #[cfg(test)]
     pub fn unused(&self) -> u64 {
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -58,6 +58,9 @@ use retry::{Jitter, Retry};
 use seal::{Seals, seals_path};
 use worker::{Command, Worker};
 
+/// However many sinks share the memory, a batch has this many bytes.
+const BATCH_BYTES_MIN: u64 = 64 << 10;
+
 /// A sink and how it is to be served.
 pub struct SinkSpec {
     /// Its name in the configuration.
@@ -272,7 +275,7 @@ impl Delivery {
             .create_dir(&shared.state_dir.join("sinks"))
             .map_err(at("(all)"))?;
         let mut workers = Vec::new();
-        for spec in specs {
+        for spec in fitted(specs, shared.memory.unused()) {
             let name = spec.name.clone();
             workers.push(prepare(spec, shared, &letters, &progress).map_err(at(&name))?);
         }
@@ -429,6 +432,25 @@ impl Running {
             tracing::error!(sink = self.name, "the sink's worker has ended");
         }
     }
+}
+
+/// Every sink has one batch reserved. Where those together are more than there is, all batches are cut smaller, so that
+/// the ceiling of the process's memory holds however many sinks there are.
+fn fitted(mut specs: Vec<SinkSpec>, memory: u64) -> Vec<SinkSpec> {
+    let wanted: u64 = specs.iter().map(worker::batch_memory).sum();
+    if wanted > memory {
+        for spec in &mut specs {
+            let share = u128::from(spec.batch_bytes) * u128::from(memory) / u128::from(wanted);
+            let share = u64::try_from(share).unwrap_or(spec.batch_bytes);
+            spec.batch_bytes = share.max(BATCH_BYTES_MIN.min(spec.batch_bytes));
+            tracing::info!(
+                sink = spec.name,
+                bytes = spec.batch_bytes,
+                "its batches are cut smaller than configured: `agent.memory` holds one of each sink"
+            );
+        }
+    }
+    specs
 }
 
 /// Reads a sink's place and makes its worker.

@@ -29,7 +29,7 @@ use crate::spool::{self, KeyState, OpenError, Recovered, Spool};
 use crate::telemetry::Telemetry;
 
 /// What the runtime, code, stacks and small state need of `agent.memory`; batches share the rest.
-const RUNTIME_BYTES: u64 = 28 << 20;
+const RUNTIME_BYTES: u64 = 32 << 20;
 
 /// Blocks kept in memory for sinks that are caught up.
 const RECENT_BYTES: u64 = 4 * BLOCK_BYTES as u64;

@@ -452,3 +452,20 @@ async fn a_record_that_is_always_to_be_sent_again_holds_back_the_cursor_but_no_o
     rig.sink.answer(|_| Step::Now(delivered()));
     drained(&delivery, &rig).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_sinks_want_more_memory_than_there_is_their_batches_are_cut_smaller() {
+    let mut rig = Rig::new();
+    rig.memory = Memory::new(1 << 20);
+    let spec = SinkSpec {
+        batch_bytes: 5 << 20,
+        batch_events: u64::MAX,
+        ..rig.spec()
+    };
+    // 10 bytes each, as this sink weighs them: 1 MiB of memory holds a batch of 512 KiB, encoded and as it was.
+    rig.spool.append(60_000);
+    let delivery = rig.start_with(vec![spec]);
+    drained(&delivery, &rig).await;
+    let largest = rig.sink.seen().iter().map(|seen| seen.records.len()).max();
+    assert_eq!(largest, Some((512 << 10) / 10));
+}
