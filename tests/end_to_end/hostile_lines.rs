@@ -7,11 +7,9 @@ use std::time::Duration;
 use super::{INDEX, index_sink};
 use crate::contract::bench::{event_bytes, held};
 use crate::fakes::elasticsearch::FakeElasticsearch;
-use crate::support::agent::{Agent, ORIGIN, Place, sink, source};
+use crate::support::agent::{Agent, MEMORY, ORIGIN, Place, sink, source};
 use crate::support::event::Events;
 use crate::support::oracle::{Verdict, expected_of_bytes};
-
-const MEMORY: u64 = 64 << 20;
 
 /// Each alone on its line, between two innocent events. What must be `malformed` by RFC 8259's grammar is marked so.
 fn hostile() -> Vec<(&'static str, bool, Vec<u8>)> {

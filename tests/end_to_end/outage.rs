@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use super::{INDEX, PATIENCE, assert_copied_once, assert_stored_once, index_sink, setting};
 use crate::fakes::elasticsearch::FakeElasticsearch;
-use crate::support::agent::{Agent, Place, sink};
+use crate::support::agent::{Agent, MEMORY, Place, sink};
 use crate::support::auditgen::{Load, Lumberjack, Rotation};
 use crate::support::event::Events;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::wait::{self, Stopwatch};
-
-/// `agent.memory`.
-const MEMORY: u64 = 64 << 20;
 
 /// Longest that an event may take to the file sink while the other sink is down.
 const DELAY_MAX: Duration = Duration::from_secs(3);

@@ -244,6 +244,14 @@ pub(crate) fn command(arguments: &[&str]) -> Output {
         .expect("the binary can be started")
 }
 
+/// What the process may hold, whatever happens: `agent.memory` as it is by default. The code of a build that is not
+/// optimised is itself some MiB larger, and it is part of what is measured.
+pub(crate) const MEMORY: u64 = if cfg!(debug_assertions) {
+    76 << 20
+} else {
+    64 << 20
+};
+
 /// A running agent; killed when dropped.
 pub(crate) struct Agent {
     child: Child,

@@ -180,7 +180,9 @@ fn lossy(ground: &Ground<'_>) {
     let agent = trial.start();
     let watch = Stopwatch::start();
     // Not for longer: waits double with every failure, and a long outage is the business of other tests.
-    while watch.elapsed() < Duration::from_secs(3) {
+    while watch.elapsed() < Duration::from_secs(3)
+        || trial.proxy().struck() == 0 && watch.elapsed() < PATIENCE
+    {
         trial.write(20);
         wait::pause(Duration::from_millis(100));
         trial.proxy().break_open();

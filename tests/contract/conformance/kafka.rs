@@ -31,23 +31,34 @@ pub(crate) const TRANSACTIONAL: Kafka = Kafka {
 /// The listener with a login is so many ports behind the plain one.
 const LOGIN: u16 = 2;
 
+const ADVERTISED: &str = "brokers send clients on to the address that they advertise; its own suite has the certificates";
+
+const LACKS: &[(Need, &str)] = &[
+    (Need::Headers, "answers have no headers"),
+    (Need::Tls, ADVERTISED),
+    (Need::HostName, ADVERTISED),
+];
+
+const TRANSACTIONAL_LACKS: &[(Need, &str)] = &[
+    (Need::Headers, "answers have no headers"),
+    (Need::Tls, ADVERTISED),
+    (Need::HostName, ADVERTISED),
+    (
+        Need::Restart,
+        "a lone broker that is killed in the middle of a transaction can leave it open; nothing is sent until it ends",
+    ),
+];
+
 impl Destination for Kafka {
     fn sink(&self) -> &'static str {
         "kafka"
     }
 
     fn lacks(&self) -> &'static [(Need, &'static str)] {
-        &[
-            (Need::Headers, "answers have no headers"),
-            (
-                Need::Tls,
-                "brokers send clients on to the address that they advertise; its own suite has the certificates",
-            ),
-            (
-                Need::HostName,
-                "brokers send clients on to the address that they advertise",
-            ),
-        ]
+        match self.transactional {
+            true => TRANSACTIONAL_LACKS,
+            false => LACKS,
+        }
     }
 
     fn start(&self) -> Result<Box<dyn Running>, String> {

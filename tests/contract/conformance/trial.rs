@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Destination, Endpoint, Need, Running, Secret, Store};
-use crate::support::agent::{Agent, Finished, ORIGIN, Place, sink};
+use crate::support::agent::{Agent, Finished, MEMORY, ORIGIN, Place, sink};
 use crate::support::auditgen::{Lumberjack, Rotation};
 use crate::support::event::Events;
 use crate::support::oracle::{Expected, Verdict, expected, held_lines};
@@ -24,9 +24,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `timeout`: long enough for a real server that other tests keep busy, short enough to be waited for.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(4);
-
-/// `agent.memory`.
-const MEMORY: u64 = 64 << 20;
 
 /// What a case is run on.
 pub(crate) struct Ground<'a> {
