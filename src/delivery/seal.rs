@@ -31,7 +31,7 @@ const FIXED: usize = 72;
 /// Most ranges that the records of one batch may have; a batch that would have more is cut before.
 pub(super) const RANGES_MAX: usize = (SLOT - FIXED - Seal::TARGET_MAX) / 16;
 
-/// With no more slots than these free, the batch that holds the cursor back is closed.
+/// With no more slots than these free, only the batch that holds the cursor back is sealed.
 const FEW: usize = 8;
 
 /// Where a sink's seals are kept.
@@ -74,6 +74,12 @@ impl Seals {
         let mut found: Vec<(u64, Numbers, Seal)> = Vec::new();
         for (slot, end) in bytes.chunks_exact(SLOT).zip(&mut self.ends) {
             let sealed = decode(slot);
+            if sealed.is_none() && slot.iter().any(|byte| *byte != 0) {
+                tracing::warn!(
+                    "a seal in {} is damaged: where its batch was sent, it may be sent again as another one",
+                    self.path.display()
+                );
+            }
             *end = sealed.as_ref().and_then(|(_, n, _)| n.end()).unwrap_or(0);
             found.extend(sealed);
         }

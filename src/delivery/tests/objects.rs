@@ -282,6 +282,33 @@ async fn a_stop_leaves_what_was_not_sealed_and_the_next_start_sends_it_once() {
     assert_eq!(all, numbers(0..15));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_hangs_never_uses_up_the_slots_of_the_others() {
+    let mut rig = Rig::new();
+    rig.memory = Memory::new(64 << 20);
+    let sink = Objects::new(&rig, 1, 0);
+    sink.answer(|records| match records[0] {
+        0 => Answer::StoreAndHang,
+        _ => Answer::Store,
+    });
+    rig.spool.append(1000);
+    let spec = SinkSpec {
+        concurrency: 2,
+        ..spec(&rig, &sink)
+    };
+    let delivery = rig.start_with(vec![spec]);
+    clock::sleep(s(15)).await;
+    let held = sink.held().len();
+    assert!(
+        (50..64).contains(&held),
+        "{held} of 100 while the first hangs"
+    );
+    sink.answer(|_| Answer::Store);
+    let report = drained(&delivery, &rig).await;
+    assert!(!report.alarms.contains_key("seal"), "{:?}", report.alarms);
+    assert_eq!(sink.held().concat(), numbers(0..1000));
+}
+
 #[test]
 fn each_record_is_in_one_object_across_kills() {
     for seed in 0..60 {

@@ -103,7 +103,7 @@ impl Worker {
             Some(Ok(holds)) => {
                 tracing::info!(
                     sink = self.spec.name,
-                    "a batch that was sealed under other settings is sent anew"
+                    "a sealed batch that can no longer be made as it was is sent anew"
                 );
                 self.books.withdraw_seal(seq, holds == Holds::Unknown);
                 return self.retry.answered(epoch, self.now());

@@ -101,15 +101,22 @@ impl Worker {
         Sealed::Ready(batch)
     }
 
-    async fn write_seal(&mut self, seq: u64, seal: &Seal, task: &Task) -> Result<(), String> {
-        let few = |worker: &Worker| {
-            let cursor = worker.place.durable().cursor;
-            worker.seals.as_ref().is_some_and(|seals| seals.few(cursor))
-        };
+    /// Whether a batch that begins with this record may be sealed now. The last free slots are for the one that holds the
+    /// cursor back: without a slot it could never be sent, and no slot would become free.
+    pub(super) async fn has_slot(&mut self, first: u64) -> bool {
         // The cursor frees slots; it is stored once a second otherwise.
-        if few(self) && self.dirty() {
+        if self.few_slots() && self.dirty() {
             self.store_now().await;
         }
+        !self.few_slots() || first == self.books.cursor()
+    }
+
+    pub(super) fn few_slots(&self) -> bool {
+        let cursor = self.place.durable().cursor;
+        self.seals.as_ref().is_some_and(|seals| seals.few(cursor))
+    }
+
+    async fn write_seal(&mut self, seq: u64, seal: &Seal, task: &Task) -> Result<(), String> {
         let cursor = self.place.durable().cursor;
         if let Some(seals) = &mut self.seals {
             seals.write(&task.records, seal, cursor).await?;

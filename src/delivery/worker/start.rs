@@ -72,10 +72,14 @@ impl Worker {
     async fn start_waiting(&mut self) -> bool {
         // What is being filled comes later in the log and is in the spool: it must not hold the memory for this one.
         self.release_filling();
-        let Some(claim) = self.claim() else {
+        let Some(task) = self.books.lowest_waiting().cloned() else {
             return false;
         };
-        let Some(task) = self.books.lowest_waiting().cloned() else {
+        let first = task.records.first().unwrap_or(0);
+        if task.seal.is_none() && !self.has_slot(first).await {
+            return self.send_held_again();
+        }
+        let Some(claim) = self.claim() else {
             return false;
         };
         if let Some(seal) = task.seal.clone().filter(|_| !task.seal_is_whole()) {
@@ -143,7 +147,12 @@ impl Worker {
             self.work.filling = Some(filling).filter(|filling| !filling.batches.is_empty());
             return self.trouble(trouble).await;
         };
-        let end = filling.batches[at].cut.numbers.end().unwrap_or(0);
+        let chosen = &filling.batches[at].cut.numbers;
+        let (first, end) = (chosen.first().unwrap_or(0), chosen.end().unwrap_or(0));
+        if !self.has_slot(first).await {
+            self.work.filling = Some(filling);
+            return self.send_held_again();
+        }
         if end > self.place.durable().send_limit && !self.store_limit(self.books.next()).await {
             self.work.filling = Some(filling);
             return false;
@@ -187,14 +196,15 @@ impl Worker {
         if batches.is_empty() {
             return None;
         }
+        if self.few_slots() {
+            return Some(0);
+        }
         if let Some(full) = batches.iter().position(|open| open.cut.full) {
             return Some(full);
         }
         let (next, now) = (self.books.next(), self.now());
-        let cursor = self.place.durable().cursor;
         let lowest = next >= filling.until
             || self.work.flush_to.is_some_and(|to| next >= to)
-            || self.seals.as_ref().is_some_and(|seals| seals.few(cursor))
             || (!self.spec.waits && self.work.attempts.is_empty() && next >= self.spooled());
         if lowest {
             return Some(0);
