@@ -22,8 +22,9 @@ use tokio::runtime::Runtime;
 
 use crate::fakes::elasticsearch::{Document as Stored, FakeElasticsearch};
 use crate::support::agent::ORIGIN;
+use crate::support::event::Events;
 use crate::support::http::Http;
-use crate::support::oracle::{Held, event_id, first_line_hash, hex};
+use crate::support::oracle::{Expected, Held, event_id, expected_of_bytes, first_line_hash, hex};
 use crate::support::servers::Server;
 
 /// A server to write to: the fake, or a real one that tests share.
@@ -404,6 +405,20 @@ pub(crate) fn read_config(kind: &str, keys: &str, dir: &Path) -> Box<dyn SinkCon
         .finish()
         .unwrap_or_else(|error| panic!("{}", error.render(false)));
     config.expect("no mistakes were reported")
+}
+
+/// Real-shaped events of up to 100 KiB.
+pub(crate) fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let mut events = Events::new(seed);
+    events.size_max = 100 << 10;
+    (0..count).map(|_| events.make().1).collect()
+}
+
+/// What the oracle expects of lines that are one generation.
+pub(crate) fn expected(lines: &[Vec<u8>]) -> Vec<Expected> {
+    let mut generation = lines.join(&b'\n');
+    generation.push(b'\n');
+    expected_of_bytes([generation.as_slice()], ORIGIN)
 }
 
 /// Records of one generation whose lines are these, numbered from 0.

@@ -10,10 +10,11 @@ mod logins;
 use auditship::sinks::{Outcome, Rejection, RejectionKind, Verdict};
 use serde_json::{Value, json};
 
-use crate::contract::bench::{Bench, Target, all_delivered, delivered, event_bytes, held, records};
-use crate::support::agent::ORIGIN;
+use crate::contract::bench::{
+    Bench, Target, all_delivered, delivered, event_bytes, expected, held, lines, records,
+};
 use crate::support::event::Events;
-use crate::support::oracle::{self, Expected, Verdict as OracleVerdict};
+use crate::support::oracle::Verdict as OracleVerdict;
 use crate::support::servers;
 
 /// Declares each check as a test on the fake and as one on the real server.
@@ -45,18 +46,6 @@ suite! {
     ten_thousand_events_with_one_audit_id_are_ten_thousand_documents,
     without_the_template_the_sink_stops_and_says_what_to_do,
     concurrent_attempts_store_each_event_once,
-}
-
-fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
-    let mut events = Events::new(seed);
-    events.size_max = 100 << 10;
-    (0..count).map(|_| events.make().1).collect()
-}
-
-fn expected(lines: &[Vec<u8>]) -> Vec<Expected> {
-    let mut generation = lines.join(&b'\n');
-    generation.push(b'\n');
-    oracle::expected_of_bytes([generation.as_slice()], ORIGIN)
 }
 
 /// Every line is there once, under its id, byte for byte, and nothing else.

@@ -15,11 +15,11 @@ use auditship::sinks::{RejectionKind, Verdict};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use crate::contract::bench::{Bench, all_delivered, delivered, records};
+use crate::contract::bench::{Bench, all_delivered, delivered, expected, lines, records};
 use crate::support::agent::ORIGIN;
 use crate::support::event::Events;
 use crate::support::kafka::{Isolation, Stored, create_topic, held, read_all};
-use crate::support::oracle::{self, Expected, Verdict as OracleVerdict};
+use crate::support::oracle::Verdict as OracleVerdict;
 use crate::support::servers;
 
 /// Brokers to write to.
@@ -118,18 +118,6 @@ suite! {
     a_topic_made_from_the_event_is_bounded,
     concurrent_attempts_share_a_small_queue,
     a_batch_larger_than_the_queue_is_delivered,
-}
-
-fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
-    let mut events = Events::new(seed);
-    events.size_max = 100 << 10;
-    (0..count).map(|_| events.make().1).collect()
-}
-
-fn expected(lines: &[Vec<u8>]) -> Vec<Expected> {
-    let mut generation = lines.join(&b'\n');
-    generation.push(b'\n');
-    oracle::expected_of_bytes([generation.as_slice()], ORIGIN)
 }
 
 /// Every line is there once, under its id, byte for byte, and nothing else.

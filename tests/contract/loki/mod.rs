@@ -18,9 +18,9 @@ use std::time::Duration;
 use auditship::sinks::{Record, RejectionKind};
 
 use self::driver::{Driver, Target, records_ago};
-use crate::support::agent::ORIGIN;
+use crate::contract::bench::{expected, lines};
 use crate::support::event::Events;
-use crate::support::oracle::{self, Expected, Verdict};
+use crate::support::oracle::Verdict;
 use crate::support::servers;
 
 /// Declares each check as a test on the fake and as one on the real server.
@@ -50,22 +50,10 @@ suite! {
     check_connect_logs_in_and_writes_nothing,
 }
 
-fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
-    let mut events = Events::new(seed);
-    events.size_max = 100 << 10;
-    (0..count).map(|_| events.make().1).collect()
-}
-
 /// One a second, the last of them now.
 fn recent(lines: &[Vec<u8>]) -> Vec<Record> {
     let count = lines.len();
     records_ago(lines, |at| Duration::from_secs((count - at) as u64))
-}
-
-fn expected(lines: &[Vec<u8>]) -> Vec<Expected> {
-    let mut generation = lines.join(&b'\n');
-    generation.push(b'\n');
-    oracle::expected_of_bytes([generation.as_slice()], ORIGIN)
 }
 
 /// Every line but these is there once, under its id, byte for byte, and nothing else.

@@ -34,9 +34,8 @@ use std::sync::Arc;
 use auditship::sinks::{Batch, BuiltBody, Holds, Outcome, Record, Seal};
 use sha2::{Digest, Sha256};
 
-use crate::contract::bench::{Bench, all_delivered, delivered, records};
+use crate::contract::bench::{Bench, all_delivered, delivered, lines, records};
 use crate::fakes::s3::FakeS3;
-use crate::support::event::Events;
 use crate::support::http::Http;
 use crate::support::oracle::hex;
 use crate::support::s3::{ACCESS_KEY, Bucket, SECRET_KEY};
@@ -141,12 +140,6 @@ fn unique() -> String {
         std::process::id(),
         NEXT.fetch_add(1, Ordering::SeqCst)
     )
-}
-
-pub(super) fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
-    let mut events = Events::new(seed);
-    events.size_max = 100 << 10;
-    (0..count).map(|_| events.make().1).collect()
 }
 
 /// A batch as delivery makes it: built record by record, sealed.
