@@ -91,7 +91,18 @@ struct Broker {
 
 impl Running for Broker {
     fn version(&self) -> String {
-        "Apache Kafka 4.3.1".to_owned()
+        // Brokers do not tell clients; what was fetched does.
+        let pinned = include_str!("../../servers/kafka.pom.xml");
+        let version = pinned
+            .split("<kafka.version>")
+            .nth(1)
+            .and_then(|rest| rest.split('<').next());
+        let kind = if self.transactional {
+            "transactional, "
+        } else {
+            ""
+        };
+        format!("{kind}Apache Kafka {}", version.expect("it is pinned"))
     }
 
     fn upstream(&self) -> Option<SocketAddr> {
